@@ -1,0 +1,92 @@
+# make demo | up | test. Each first makes .venv, or checks it (well under two seconds).
+#
+#   PYTHON=python3.11      the interpreter for .venv
+#   TORCH_INDEX=URL        where torch comes from, e.g. PyTorch's index of CPU builds; else pip's own index
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SILENT:
+.DEFAULT_GOAL := help
+.PHONY: help demo up test environment clean
+
+PYTHON ?= python3.11
+TORCH := torch==2.13.0
+EXTRAS := pipeline,service,dev
+
+export DAGSTER_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+export PYTHON TORCH_INDEX CORPUS EMBEDDING_MODEL ARGS
+
+# Folders given relative to where make was called stay right wherever a command runs.
+define absolute
+absolute() { if [ -e "$$1" ]; then realpath -- "$$1"; else printf '%s\n' "$$1"; fi; }
+if [ -n "$${EMBEDDING_MODEL:-}" ]; then EMBEDDING_MODEL="$$(absolute "$$EMBEDDING_MODEL")"; else unset EMBEDDING_MODEL; fi
+if [ -n "$${CORPUS:-}" ]; then set -- --source "$$(absolute "$$CORPUS")"; else set --; fi
+if [ -n "$(PORT)" ]; then export RBA_WEBSERVER_PORT="$(PORT)"; fi
+endef
+
+help:
+	printf '%s\n' \
+	  'make demo   from documents to searchable vectors, with a summary and three searches' \
+	  '            CORPUS=folder            instead of the sample corpus' \
+	  '            EMBEDDING_MODEL=folder   instead of the default model' \
+	  'make up     database, embedding service, Dagster (web interface, daemon), until Ctrl-C' \
+	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
+	  'make test   every test                       ARGS="-k name" goes to pytest' \
+	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
+	  'Setting up: PYTHON=python3.11, TORCH_INDEX=URL of the index that torch is taken from'
+
+demo: environment
+	$(absolute)
+	exec .venv/bin/rba-pipeline demo "$$@"
+
+up: environment
+	$(absolute)
+	exec .venv/bin/rba-pipeline up "$$@"
+
+test: environment
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest $$ARGS
+
+# The stamp is written last and holds the folder: an interrupted installation and a moved folder are both seen.
+environment:
+	wanted="$$PWD $$(cat setup.py constraints.txt Makefile | sha256sum | cut -c 1-64)"
+	if [ -x .venv/bin/python ] && [ "$$(cat .venv/complete 2>/dev/null)" = "$$wanted" ] \
+	    && .venv/bin/python -c '' 2>/dev/null; then exit 0; fi
+	if [ "$$(cut -d ' ' -f 1 .venv/folder 2>/dev/null)" != "$$(pwd | sha256sum | cut -c 1-64)" ] \
+	    || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+	  command -v "$$PYTHON" >/dev/null || {
+	    echo "make: $$PYTHON is not installed. On Debian: apt-get install python3.11 python3.11-venv;" \
+	      "or name another interpreter: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	  "$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	    echo "make: $$("$$PYTHON" --version) is too old; 3.11 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	  "$$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || {
+	    echo "make: $$PYTHON cannot make virtual environments. On Debian: apt-get install python3.11-venv" >&2; exit 1; }
+	  echo "making .venv with $$("$$PYTHON" --version)"
+	  rm -rf .venv
+	  "$$PYTHON" -m venv .venv
+	  pwd | sha256sum > .venv/folder
+	fi
+	rm -f .venv/complete
+	pip() { .venv/bin/python -m pip install --quiet --quiet -c constraints.txt "$$@"; }
+	echo "installing $(TORCH) (the largest part: some minutes on a slow line)"
+	pip setuptools
+	# On a machine without a GPU the CPU builds are a tenth of the size.
+	pip $${TORCH_INDEX:+--index-url "$$TORCH_INDEX"} '$(TORCH)'
+	echo "installing everything else, as pinned in constraints.txt"
+	pip --no-build-isolation -e '.[$(EXTRAS)]'
+	printf '%s\n' "$$wanted" > .venv/complete
+	echo ".venv is ready after $$SECONDS s"
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	if [ "$(STATE)" != 1 ]; then exit 0; fi
+	if [ -e .state/postgres/data/postmaster.pid ]; then
+	  echo "make: the database is running, or was killed; end make up, or wait, and try again" >&2; exit 1
+	fi
+	# For root the data may lie outside of the project: .state/postgres is a link then.
+	if [ -L .state/postgres ]; then rm -rf -- "$$(readlink .state/postgres)"; fi
+	rm -rf .state .env

@@ -1,0 +1,1 @@
+"""RBA publications become searchable vectors: documents → chunks → embeddings → vectors."""

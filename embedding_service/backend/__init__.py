@@ -1,0 +1,1 @@
+"""The model behind a narrow door; nothing here knows of requests, queues or HTTP."""

@@ -1,0 +1,116 @@
+"""What the engine needs of a model, and the embedding space that its vectors live in."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+InputType = Literal["document", "query", "raw"]
+TokenIds = NDArray[np.int32]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What is put before a text; part of the embedding, and of the token count."""
+
+    document: str = ""
+    query: str = ""
+
+    def of(self, input_type: InputType) -> str:
+        """Return the prefix for ``input_type``; ``raw`` has none."""
+        return {"document": self.document, "query": self.query, "raw": ""}[input_type]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Everything that gives a vector its meaning. Vectors of two spaces may never be compared."""
+
+    model: str
+    revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    document_prompt: str
+    query_prompt: str
+    pooling: str
+    normalised: bool
+    dimensions: int
+    precision: str
+    max_tokens: int
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits: the front half of SHA-256 over everything, as canonical JSON."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def cut_to(self, dimensions: int) -> "Space":
+        """Return the space of this model's vectors after a Matryoshka cut."""
+        return dataclasses.replace(self, dimensions=dimensions)
+
+
+@dataclass(frozen=True, slots=True)
+class Matryoshka:
+    """How a model's vectors may be shortened."""
+
+    dimensions: tuple[int, ...]
+    layer_norm_first: bool
+
+
+class Backend(Protocol):
+    """A loaded model. All but ``encode`` may be called from any thread, at any time."""
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text in tokens, prompt and special tokens included."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def runtime(self) -> str: ...
+
+    @property
+    def cores(self) -> int: ...
+
+    @property
+    def prompts(self) -> Prompts: ...
+
+    @property
+    def tokenizer_json(self) -> bytes:
+        """The tokenizer without truncation and padding; ``space.tokenizer_sha256`` is its hash."""
+
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        """None where a shorter vector of this model means nothing."""
+
+    def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
+        """Return the ids of prompt, text and special tokens, whole: never truncated, never padded.
+
+        Args:
+            texts: Any number of strings that can be encoded as UTF-8.
+            input_type: Which prompt goes before each of them.
+        """
+
+    def shorten(self, ids: TokenIds) -> TokenIds:
+        """Return at most ``max_tokens`` ids, the closing special tokens kept."""
+
+    def encode(self, batch: Sequence[TokenIds]) -> Vectors:
+        """Return one unit vector per array of ids, in their order.
+
+        Only the owner thread calls this. The vector of a text does not depend on its neighbours.
+
+        Args:
+            batch: ``n`` arrays of 1 to ``max_tokens`` ids, n ≥ 1.
+
+        Returns:
+            float32, shape ``(n, space.dimensions)``.
+        """

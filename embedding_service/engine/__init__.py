@@ -1,0 +1,1 @@
+"""Dynamic batching around one owner thread; knows no HTTP and no torch."""

@@ -1,0 +1,67 @@
+"""Services that several tests may talk to, each started once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from rba_pipeline_tests.service_process import ServiceProcess
+
+FAKE = "rba_pipeline_tests.service.fake_service"
+
+Post = Callable[..., requests.Response]
+
+
+@pytest.fixture(scope="session")
+def fake_service() -> Iterator[ServiceProcess]:
+    """The real server around a fake model that takes 64 tokens; nobody may stop it."""
+    limits = {"EMBEDDING_MAX_TEXTS": "100", "EMBEDDING_MAX_BODY_BYTES": "65536"}
+    with ServiceProcess(limits, module=FAKE) as service:
+        yield service
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A FIFO: opening it for writing waits until the fake model is inside a batch to be held."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def gated_service(gate: Path) -> Iterator[ServiceProcess]:
+    """A fake service of this test's own, with room for 120 tokens in its line."""
+    env = {"FAKE_GATE": str(gate), "EMBEDDING_MAX_QUEUE_TOKENS": "120"}
+    with ServiceProcess(env, module=FAKE) as service:
+        yield service
+        service.kill()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Iterator[ServiceProcess]:
+    """The default service; nobody may stop it."""
+    with ServiceProcess() as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def nomic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of nomic's shape, made by the script that makes the full one."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-nomic"
+    script = Path(__file__).parents[2] / "benchmarks" / "nomic_shaped_model.py"
+    size = ["--layers", "2", "--width", "128"]
+    subprocess.run(
+        [sys.executable, str(script), "--out", str(folder), *size], check=True, timeout=100
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nomic(nomic_folder: Path) -> Iterator[ServiceProcess]:
+    """A service of the tiny model; nobody may stop it."""
+    with ServiceProcess({"EMBEDDING_MODEL": str(nomic_folder)}) as service:
+        yield service

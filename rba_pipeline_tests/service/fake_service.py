@@ -1,0 +1,60 @@
+"""The real server around a fake model: ``python -m rba_pipeline_tests.service.fake_service``.
+
+Words that a text may hold:
+    hold     the model opens the FIFO named by FAKE_GATE for reading, and reads it to its end
+    poison   the model fails on this batch
+    die      the thread that owns the model ends
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from embedding_service import server
+from embedding_service.backend.base import Matryoshka, Prompts, TokenIds
+from embedding_service.backend.fake import FakeBackend
+from embedding_service.errors import StartupError
+from embedding_service.settings import read_settings
+
+
+class Death(BaseException):
+    """Not an Exception, so that nothing that handles failed batches handles it."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ready-fd", type=int)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    backend = FakeBackend(
+        dimensions=8,
+        prompts=Prompts(document="document: ", query="query: "),
+        matryoshka=Matryoshka((4, 8), layer_norm_first=True),
+        before_encode=_obey,
+    )
+    try:
+        return server.run(read_settings(), ready_fd=asked.ready_fd, backend=backend)
+    except StartupError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _obey(batch: Sequence[TokenIds]) -> None:
+    said = {int(token) for ids in batch for token in ids}
+    if said & _token("hold"):
+        with open(os.environ["FAKE_GATE"], "rb") as gate:
+            gate.read()
+    if said & _token("poison"):
+        raise ValueError("a poisoned batch")
+    if said & _token("die"):
+        raise Death
+
+
+def _token(word: str) -> set[int]:
+    return {int(FakeBackend().tokenise([word], "raw")[0][1])}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""What is let into the line, and the names of what is not."""
+
+import pytest
+
+from embedding_service.backend.base import Prompts
+from embedding_service.backend.fake import FakeBackend
+from embedding_service.engine.admission import AdmissionLimits, Admitted, admit
+from embedding_service.errors import TextEmpty, TextInvalid, TextTooLong, TooLarge
+
+BACKEND = FakeBackend(max_tokens=8, prompts=Prompts(document="search document: "))
+LIMITS = AdmissionLimits(max_texts=4, max_tokens=20)
+
+
+def admitted(*texts: str, truncate: bool = False) -> Admitted:
+    return admit(texts, "document", truncate=truncate, backend=BACKEND, limits=LIMITS)
+
+
+def test_prompt_and_special_tokens_count() -> None:
+    assert [len(ids) for ids in admitted("a b c d").ids] == [8]
+
+    with pytest.raises(TextTooLong, match="text 1 has 9 tokens; the model takes 8"):
+        admitted("a", "a b c d e")
+
+
+def test_a_long_text_is_cut_on_request_and_keeps_its_last_special_token() -> None:
+    found = admitted("a b c d e f", "a", truncate=True)
+
+    assert found.truncated == [True, False]
+    assert [len(ids) for ids in found.ids] == [8, 5]
+    assert found.ids[0][-1] == found.ids[1][-1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "index"),
+    [
+        pytest.param(["a", ""], TextEmpty, 1, id="empty"),
+        pytest.param([" \n\t"], TextEmpty, 0, id="white-space"),
+        pytest.param(["a", "b", "\ud800"], TextInvalid, 2, id="lone-surrogate"),
+        pytest.param(["a", "x" * 3000], TextTooLong, 1, id="far-too-long-to-be-counted"),
+    ],
+)
+def test_a_text_that_cannot_be_embedded_is_named(
+    texts: list[str], error: type[TextInvalid], index: int
+) -> None:
+    with pytest.raises(error) as refusal:
+        admitted(*texts)
+
+    assert refusal.value.index == index
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [pytest.param(["a"] * 5, id="texts"), pytest.param(["a b c d"] * 3, id="tokens")],
+)
+def test_a_request_that_could_never_fit_is_refused_as_a_whole(texts: list[str]) -> None:
+    with pytest.raises(TooLarge):
+        admitted(*texts)

@@ -1,0 +1,103 @@
+"""Settings, and what is said about bad ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedding_service.cores import usable_cores
+from embedding_service.errors import SettingRefused
+from embedding_service.settings import read_settings
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingRefused) as refusal:
+        read_settings()
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("EMBEDDING_PORT", "70000", "from 0 to 65535"),
+        ("EMBEDDING_PORT", "http", "from 0 to 65535"),
+        ("EMBEDDING_DEVICE", "tpu", "'auto', 'cpu', 'cuda' or 'mps'"),
+        ("EMBEDDING_MAX_TEXTS", "0", "from 1 to 65536"),
+        ("EMBEDDING_MAX_BATCH_TOKENS", "-1", "from 1 to 1048576"),
+        ("EMBEDDING_SERVER_BATCH_SIZE", "1.5", "from 1 to 4096"),
+        ("EMBEDDING_MAX_QUEUE_TOKENS", "", "from 1 to"),
+        ("EMBEDDING_MAX_SEQ_LENGTH", "9000", "from 8 to 8192"),
+        ("EMBEDDING_THREADS", "0", "from 1 to 1024"),
+        ("EMBEDDING_DRAIN_SECONDS", "nan", "from 0"),
+        ("EMBEDDING_API_KEY", "", "at least one"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_range(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    message = refused(monkeypatch, name, value)
+
+    assert message.startswith(f"{name}=")
+    assert said in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_bad_key_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refused(monkeypatch, "EMBEDDING_API_KEY", "päss word")
+
+    assert "word" not in message
+
+
+def test_an_open_address_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMBEDDING_API_KEY", raising=False)
+
+    assert "EMBEDDING_API_KEY: required" in refused(monkeypatch, "EMBEDDING_HOST", "0.0.0.0")
+
+
+def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_THREADS", "0")
+
+    assert len(refused(monkeypatch, "EMBEDDING_PORT", "-1").splitlines()) == 2
+
+
+def test_the_clients_variables_with_the_same_prefix_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EMBEDDING_BATCH_SIZE", "not ours")
+
+    assert read_settings(port=0).port == 0
+
+
+def test_the_process_ends_with_2_and_one_line() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "embedding_service", "--port", "70000"],
+        env={name: text for name, text in os.environ.items() if not name.startswith("EMBEDDING")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("EMBEDDING_PORT='70000': expected a number from 0 to 65535")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("100000 100000", 1, id="a-quota-of-one-core"),
+        pytest.param("max 100000", None, id="no-quota"),
+        pytest.param("rubbish", None, id="another-format"),
+    ],
+)
+def test_a_containers_quota_bounds_the_cores(
+    tmp_path: Path, text: str, expected: int | None
+) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+
+    assert usable_cores(tmp_path / "cpu.max") == (expected or usable_cores(tmp_path / "absent"))

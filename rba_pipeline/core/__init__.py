@@ -1,0 +1,1 @@
+"""Arithmetic: values and pure functions. No Dagster, no I/O, no clock."""

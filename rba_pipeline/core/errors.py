@@ -1,0 +1,102 @@
+"""Every failure the pipeline raises on purpose.
+
+RbaError
+├── BadSetting              a value from the user is outside its range; change it
+├── DocumentRejected        this file cannot become a document as it is; quarantine it
+├── SourceUnavailable       the publications cannot be listed; nothing was changed
+├── RecordMissing           what this step reads was not made yet, or for other settings
+├── EmbeddingError          the embedding service did not give us vectors
+│   ├── ServiceOverloaded     try again after ``retry_after_s`` (HTTP 429, 503)
+│   ├── ServiceUnavailable    no usable answer, safe to retry (refused, timed out, HTTP 5xx)
+│   ├── NotAllowed            the service refuses our key (HTTP 401, 403); do not retry
+│   ├── TextRejected          one text can never be embedded (HTTP 422 with an index)
+│   ├── RequestRejected       the request is wrong as a whole (other 4xx); do not retry
+│   ├── ContractBroken        the answer does not fit the request; nothing of it was kept
+│   └── WrongSpace            the service answers from another embedding space than before
+└── DatabaseError           Postgres did not do what we asked
+    ├── DatabaseUnavailable   cannot connect; nothing was written
+    ├── SchemaMismatch        the schema is older or newer than this code
+    └── HoleInPartition       a chunk has neither vector nor quarantine entry
+"""
+
+
+class RbaError(Exception):
+    """Base of all; its text is meant for the person who launched the run."""
+
+
+class BadSetting(RbaError, ValueError):
+    """A value from the user is outside its range; the message says where to set it."""
+
+
+class DocumentRejected(RbaError):
+    """A file cannot become a document: ``reason`` is a stable code, ``detail`` for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class SourceUnavailable(RbaError):
+    """The source cannot be listed. Never taken for an empty source: nothing is deleted."""
+
+
+class RecordMissing(RbaError):
+    """What this step reads is not there. The message says which asset to materialise."""
+
+
+class EmbeddingError(RbaError):
+    """The embedding service did not give us vectors."""
+
+
+class ServiceOverloaded(EmbeddingError):
+    """The service is full, starting or draining. Retry after ``retry_after_s``."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceUnavailable(EmbeddingError):
+    """No usable answer: refused, reset, timed out or failed inside. Safe to retry."""
+
+
+class NotAllowed(EmbeddingError):
+    """The service refuses the key. Check ``EMBEDDING_API_KEY``; retrying cannot help."""
+
+
+class TextRejected(EmbeddingError):
+    """The text at ``index`` of the request can never be embedded. Its neighbours can."""
+
+    def __init__(self, message: str, index: int, reason: str) -> None:
+        super().__init__(message)
+        self.index = index
+        self.reason = reason
+
+
+class RequestRejected(EmbeddingError):
+    """The service refuses the request as a whole; retrying the same cannot help."""
+
+
+class ContractBroken(EmbeddingError):
+    """An answer does not fit its request (count, index, dimension, norm); none of it is kept."""
+
+
+class WrongSpace(EmbeddingError):
+    """The service answers from another embedding space than the run, or search, began with."""
+
+
+class DatabaseError(RbaError):
+    """Postgres did not do what we asked; the transaction was rolled back."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """No connection. Nothing was written."""
+
+
+class SchemaMismatch(DatabaseError):
+    """The schema is not the one this code works with; the message says what to run."""
+
+
+class HoleInPartition(DatabaseError):
+    """A chunk has neither a vector nor a quarantine entry. Nothing was published."""

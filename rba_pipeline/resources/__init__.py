@@ -1,0 +1,1 @@
+"""Neighbours: whatever can fail because the outside world did. No recipes, no arithmetic."""

@@ -1,0 +1,174 @@
+"""The publications of one corpus: found in a folder, parsed once, kept with the record."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import dagster as dg
+from pydantic import Field
+
+from rba_pipeline.core.documents import Document, Stated
+from rba_pipeline.core.errors import BadSetting, SourceUnavailable
+from rba_pipeline.resources.catalogue import Catalogue, Entry, read_entries
+from rba_pipeline.resources.catalogue_refresh import CatalogueRefresh, Place, Progress
+from rba_pipeline.resources.parsed_parts import PartReader
+from rba_pipeline.resources.source_folder import (
+    Found,
+    SourceFolder,
+    open_source,
+    publications,
+    read_manifest,
+)
+from rba_pipeline.resources.store_root import StoreRoot
+
+_CORPUS = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What a refresh did, in files.
+
+    Attributes:
+        files: In the catalogue now: documents and quarantine together.
+        parsed: Read and parsed, those that failed included.
+        unchanged: Neither parsed nor judged anew.
+        removed: In the catalogue before, no longer in the source.
+        ignored: In the source, but not listed by its manifest.
+        kept: Changed but unreadable just now; what was parsed before still stands.
+        documents: Files that are documents on the day of the refresh.
+        quarantined: Files that are not, by reason.
+    """
+
+    files: int
+    parsed: int
+    unchanged: int
+    removed: int
+    ignored: int
+    kept: int
+    documents: int
+    quarantined: dict[str, int]
+
+
+class DocumentSource(dg.ConfigurableResource):
+    """A folder of publications, and the catalogue of what was found in it."""
+
+    url: str = Field(description="Folder of publications: a local path or an fsspec URL (s3://…).")
+    corpus: str = Field(description="Name under which everything from this folder is kept.")
+    store: str = Field(description="Root of the record: a local folder or an fsspec URL.")
+    first_year: int = Field(
+        default=1990, ge=1900, le=2100, description="Earlier publications are quarantined (year)."
+    )
+    max_file_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1024,
+        le=1024**3,
+        description="Larger files are quarantined as too_large (bytes).",
+    )
+    allow_empty: bool = Field(
+        default=False,
+        description="Accept a source without a single file although documents are kept from it.",
+    )
+
+    def refresh(self, today: date, on_progress: Progress | None = None) -> Refreshed:
+        """Bring the catalogue up to date, reading only what is new or changed.
+
+        The caller holds the lock of the corpus: two refreshes at once would lose each other's work.
+        A kill loses at most the documents since the last part; nothing is written if nothing
+        changed.
+
+        Args:
+            today: Decides which documents are not due yet; counted only, never stored.
+            on_progress: Called with (done, total) files after each that had to be read.
+
+        Raises:
+            SourceUnavailable: The folder is missing, cannot be listed, has a broken manifest, or is
+                empty while documents are kept from it. The catalogue is as it was.
+            BadSetting: The name of the corpus cannot name a folder.
+        """
+        place = self._place()
+        source = open_source(self.url)
+        present = publications(source.walk())
+        stated = read_manifest(source)
+        wanted = present if stated is None else _listed(source, present, stated)
+        before = {entry.path: entry for entry in _entries(place)}
+        self._refuse_empty(wanted, before)
+
+        refresh = CatalogueRefresh(place, source, self.max_file_bytes, before, stated or {})
+        refresh.run(wanted, on_progress)
+
+        now = Catalogue(tuple(refresh.entries.values()), self.first_year, today)
+        return Refreshed(
+            files=len(refresh.entries),
+            parsed=refresh.parsed,
+            unchanged=len(refresh.entries) - refresh.parsed - refresh.kept - refresh.judged,
+            removed=len(before.keys() - refresh.entries.keys()),
+            ignored=len({file.path for file in present} - refresh.entries.keys()),
+            kept=refresh.kept,
+            documents=len(now.all_documents()),
+            quarantined=now.reasons(),
+        )
+
+    def catalogue(self, today: date | None = None) -> Catalogue:
+        """Return the files as of the last refresh, none before the first, judged on ``today``."""
+        entries = _entries(self._place())
+        return Catalogue(tuple(entries), self.first_year, today or datetime.now(UTC).date())
+
+    def read(self, entries: Iterable[Entry]) -> Iterator[Document]:
+        """Yield the documents of ``entries`` in their order, holding one in memory.
+
+        Raises:
+            RecordMissing: A document was replaced by two refreshes since; read the catalogue again.
+        """
+        with PartReader(StoreRoot(self.store)) as parts:
+            for entry in entries:
+                if entry.published_on is None:
+                    raise ValueError(f"{entry.path} is no document: {entry.reason}")
+                sections = parts.sections(entry.part, entry.row_group, entry.content_hash)
+                yield Document(
+                    document_id=entry.document_id,
+                    corpus=self.corpus,
+                    path=entry.path,
+                    series=entry.series,
+                    title=entry.title,
+                    url=entry.url,
+                    published_on=entry.published_on,
+                    dated_by=entry.dated_by,
+                    sections=sections,
+                    sha256=entry.sha256,
+                    content_hash=entry.content_hash,
+                )
+
+    def _place(self) -> Place:
+        if not _CORPUS.fullmatch(self.corpus):
+            raise BadSetting(
+                f"corpus={self.corpus!r}: allowed is a name of 1 to 100 characters without slashes "
+                "that does not begin with a dot"
+            )
+        return Place(StoreRoot(self.store), self.corpus, f"catalogue/{self.corpus}")
+
+    def _refuse_empty(self, wanted: list[Found], before: dict[str, Entry]) -> None:
+        documents = sum(entry.reason is None for entry in before.values())
+        absent = all(
+            file.problem is not None and file.problem.reason == "missing" for file in wanted
+        )
+        if absent and documents and not self.allow_empty:
+            raise SourceUnavailable(
+                f"{self.url} holds none of the {documents} documents of corpus {self.corpus!r}: it "
+                "looks like a folder that is not mounted. Nothing was changed. If its documents "
+                "are to go, set allow_empty: true for this run"
+            )
+
+
+def _entries(place: Place) -> list[Entry]:
+    try:
+        with place.store.read(place.catalogue) as file:
+            return read_entries(file)
+    except FileNotFoundError:
+        return []
+
+
+def _listed(source: SourceFolder, present: list[Found], stated: dict[str, Stated]) -> list[Found]:
+    """Return the files that the manifest lists, those included that are not there."""
+    by_path = {file.path: file for file in present}
+    return [by_path.get(path) or source.look(path) for path in stated]

@@ -1,0 +1,83 @@
+"""The root folder of the record: whole files on a local disk or any fsspec URL."""
+
+import os
+import posixpath
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, cast
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+
+class StoreRoot:
+    """Reads and writes whole files below one URL. Paths are relative, with forward slashes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._root = url_to_fs(url)
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    def _at(self, path: str) -> str:
+        return posixpath.join(self._root, path)
+
+    @contextmanager
+    def write(self, path: str) -> Iterator[IO[bytes]]:
+        """Open ``path`` for writing; it appears whole when the block ends, or not at all when it
+        raises.
+
+        On a local disk the bytes are written aside, synced, and renamed, so that a crash of the
+        process or the machine leaves the old file or the new one. Elsewhere the object is put in
+        one piece.
+        """
+        target = self._at(path)
+        self._fs.makedirs(posixpath.dirname(target), exist_ok=True)
+        if not self._local:
+            # Object stores show an object only after its upload was completed.
+            with self._fs.transaction, self._fs.open(target, "wb") as file:
+                yield cast(IO[bytes], file)
+            return
+        aside = f"{target}.{secrets.token_hex(4)}.tmp"
+        try:
+            with open(aside, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, target)
+        except BaseException:
+            if os.path.exists(aside):
+                os.unlink(aside)
+            raise
+
+    @contextmanager
+    def read(self, path: str) -> Iterator[IO[bytes]]:
+        """Open ``path`` for reading at any position.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        with self._fs.open(self._at(path), "rb") as file:
+            yield cast(IO[bytes], file)
+
+    def exists(self, path: str) -> bool:
+        """Return whether ``path`` is a complete file."""
+        return bool(self._fs.isfile(self._at(path)))
+
+    def list(self, folder: str, suffix: str) -> list[str]:
+        """Return the relative paths of the complete files directly in ``folder``, sorted by name.
+
+        An absent folder has none. Files still being written are never listed.
+        """
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self._at(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        names = sorted(posixpath.basename(str(name)) for name in found)
+        return [posixpath.join(folder, name) for name in names if name.endswith(suffix)]
+
+    def remove(self, path: str) -> None:
+        """Remove ``path``; an absent file is no error."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._at(path))

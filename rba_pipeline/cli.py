@@ -1,0 +1,187 @@
+"""The command ``rba-pipeline``: thin over the functions that the assets use."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rba_pipeline import results, stack
+from rba_pipeline import search as searching
+from rba_pipeline.core.errors import RbaError
+from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
+from rba_pipeline.demo import run_demo
+from rba_pipeline.neighbours import Neighbours, neighbours
+from rba_pipeline.resources.vector_store import Filters
+
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+class Commands(click.Group):
+    """Ends with one line, not a traceback, where the pipeline fails on purpose."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except RbaError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was embedded so far is kept", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """RBA publications become searchable vectors: documents → chunks → embeddings → vectors."""
+
+
+@main.command()
+@click.option("--source", help="Folder or fsspec URL of publications; default: the sample corpus.")
+@click.option("--query", "queries", multiple=True, help="Search for this instead; repeatable.")
+def demo(source: str | None, queries: tuple[str, ...]) -> None:
+    """Materialise every partition that needs it, then count, search and stop what was started."""
+    stack.load_environment()
+    os.environ["RBA_SOURCE"] = source or str(SAMPLE_CORPUS)
+    model = os.environ.get("EMBEDDING_MODEL")
+    with stack.stopping_on_signals(), stack.database(), stack.service(model) as service:
+        click.echo(
+            f"embedding service  {service.url}{' (already running)' if service.attached else ''}"
+        )
+        settings = Settings.read(os.environ)
+        with neighbours(settings) as found:
+            run_demo(settings, found, queries)
+
+
+@main.command()
+@click.option("--source", help="Folder or fsspec URL of publications to serve from now on.")
+def up(source: str | None) -> None:
+    """Run database, embedding service, web interface and daemon until Ctrl-C."""
+    stack.up(source)
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database's schema to the version that this code works with."""
+    with _opened() as found:
+        applied = found.vector_store.migrate()
+    for name in applied:
+        click.echo(name)
+    click.echo(f"{len(applied)} steps applied, the schema is up to date")
+
+
+def _corpus_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--corpus", help="Default: RBA_CORPUS, or the source folder's name.")(
+        command
+    )
+
+
+@main.command()
+@click.argument("query")
+@_corpus_option
+@click.option("--series", help="Only this kind of publication, e.g. board-minutes or speech.")
+@click.option("--from", "first_day", type=DAY, help="Filed on this day or later.")
+@click.option("--to", "last_day", type=DAY, help="Filed on this day or earlier.")
+@click.option("-k", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many.")
+def search(
+    query: str,
+    corpus: str | None,
+    series: str | None,
+    first_day: datetime | None,
+    last_day: datetime | None,
+    k: int,
+) -> None:
+    """Show the passages closest to QUERY: title, date, section, score, passage, address."""
+
+    if not query.strip():
+        raise click.BadParameter("the query is empty", param_hint="QUERY")
+    filters = Filters(
+        series,
+        first_day.date() if first_day else None,
+        last_day.date() if last_day else None,
+    )
+    with _opened(corpus, serving=True) as found:
+        hits = searching.search(
+            query, embedding=found.embedding, vector_store=found.vector_store, k=k, filters=filters
+        )
+    results.print_hits(query, hits)
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_corpus_option
+@click.option("--series", help="Rank only documents of this kind.")
+def evaluate(file: Path, corpus: str | None, series: str | None) -> None:
+    """Print recall@1, recall@10 and MRR over the known-item queries of FILE (JSON Lines)."""
+
+    filters = Filters(series=series)
+    items = searching.known_items(file)
+    with _opened(corpus, serving=True) as found:
+        quality = searching.evaluate(
+            items, embedding=found.embedding, vector_store=found.vector_store, filters=filters
+        )
+    results.print_quality(file.name, filters, quality)
+
+
+@main.command()
+@_corpus_option
+def quarantine(corpus: str | None) -> None:
+    """List the files and texts that are not searchable, and why."""
+    with _opened(corpus) as found:
+        entries = found.vector_store.quarantine()
+    for entry in entries:
+        click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{entry.detail}")
+    click.echo(f"{len(entries)} in quarantine", err=True)
+
+
+@main.group()
+def spaces() -> None:
+    """The embedding spaces of a corpus: which there are, and which one search reads."""
+
+
+@spaces.command("list")
+@_corpus_option
+def list_spaces(corpus: str | None) -> None:
+    """List the spaces with their model, dimensions and searchable chunks."""
+    with _opened(corpus) as found:
+        for held in found.vector_store.spaces():
+            mark = "active" if held.is_active else ""
+            about = f"{held.space.id}  {held.space.model}  {held.space.dimensions} dimensions"
+            click.echo(f"{about}  {held.rows} chunks  {mark}")
+
+
+@spaces.command()
+@click.argument("space")
+@_corpus_option
+def activate(space: str, corpus: str | None) -> None:
+    """Let search read SPACE from now on."""
+    with _opened(corpus) as found:
+        found.vector_store.activate(space)
+
+
+@spaces.command()
+@_corpus_option
+def prune(corpus: str | None) -> None:
+    """Delete the vectors of all spaces but the active one; the record in Parquet stays."""
+    with _opened(corpus) as found:
+        click.echo(f"{found.vector_store.prune()} rows deleted")
+
+
+@contextmanager
+def _opened(corpus: str | None = None, *, serving: bool = False) -> Iterator[Neighbours]:
+    """Hold the neighbours for the block, with the database and, if ``serving``, the service
+    running.
+    """
+    stack.load_environment()
+    if corpus:
+        os.environ["RBA_CORPUS"] = corpus
+    with ExitStack() as running:
+        running.enter_context(stack.stopping_on_signals())
+        running.enter_context(stack.database())
+        if serving:
+            running.enter_context(stack.service(os.environ.get("EMBEDDING_MODEL")))
+        yield running.enter_context(neighbours(Settings.read(os.environ)))

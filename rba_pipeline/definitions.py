@@ -1,0 +1,160 @@
+"""The code location: chooses implementations and reads the environment, nobody else does."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dagster as dg
+
+from rba_pipeline.assets.chunks import chunks_asset
+from rba_pipeline.assets.documents import documents_asset
+from rba_pipeline.assets.embeddings import embeddings_asset
+from rba_pipeline.assets.vectors import vectors_asset
+from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.presets import RANGES, Preset, check_settings
+from rba_pipeline.jobs import publish_job
+from rba_pipeline.partitions import partitions_by
+from rba_pipeline.resources.chunking import Chunking
+from rba_pipeline.resources.document_source import DocumentSource
+from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.embedding_store import EmbeddingStore
+from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.vector_store import VectorStore
+
+SAMPLE_CORPUS = Path(__file__).parent / "sample_corpus"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The environment of one installation, checked; secrets stay in ``dg.EnvVar``."""
+
+    source: str
+    corpus: str
+    store: str
+    grain: str
+    first_year: int
+    chunk_tokens: int
+    chunk_overlap: int
+    preset: Preset
+    batch_size: int | None
+    parallel_batches: int | None
+    timeout_s: int
+    adaptive: bool
+    api_url: str
+    has_api_key: bool
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> "Settings":
+        """Return the settings that the variables stand for.
+
+        Raises:
+            BadSetting: A value cannot be read or is out of range; the message names variable and
+            range.
+        """
+        source = environment.get("RBA_SOURCE") or str(SAMPLE_CORPUS)
+        settings = cls(
+            source=source,
+            corpus=environment.get("RBA_CORPUS") or corpus_name(source),
+            store=environment.get("RBA_STORE") or str(Path.cwd() / ".state" / "store"),
+            grain=environment.get("RBA_GRAIN") or "year",
+            first_year=_whole_number(environment, "RBA_FIRST_YEAR", 1990),
+            chunk_tokens=_whole_number(environment, "RBA_CHUNK_TOKENS", 512),
+            chunk_overlap=_whole_number(environment, "RBA_CHUNK_OVERLAP", 64),
+            preset=_preset(environment.get("EMBEDDING_PRESET") or "auto"),
+            batch_size=_optional(environment, "EMBEDDING_BATCH_SIZE"),
+            parallel_batches=_optional(environment, "EMBEDDING_PARALLEL_BATCHES"),
+            timeout_s=_whole_number(environment, "EMBEDDING_API_TIMEOUT", 240),
+            adaptive=_claim(environment.get("EMBEDDING_ADAPTIVE") or "true"),
+            api_url=environment.get("EMBEDDING_API_URL") or "http://127.0.0.1:8000",
+            has_api_key=bool(environment.get("EMBEDDING_API_KEY")),
+        )
+        check_settings({name: getattr(settings, name) for name in RANGES})
+        Chunking.check(
+            {"chunk_tokens": settings.chunk_tokens, "chunk_overlap": settings.chunk_overlap}
+        )
+        return settings
+
+
+def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+    """Return the neighbours of the assets, by the name that run config uses."""
+    return {
+        "source": DocumentSource(
+            url=settings.source,
+            corpus=settings.corpus,
+            store=settings.store,
+            first_year=settings.first_year,
+        ),
+        "records": RecordStore(store=settings.store, corpus=settings.corpus),
+        "chunking": Chunking(
+            chunk_tokens=settings.chunk_tokens, chunk_overlap=settings.chunk_overlap
+        ),
+        "embedding": Embedding(
+            preset=settings.preset,
+            batch_size=settings.batch_size,
+            parallel_batches=settings.parallel_batches,
+            timeout_s=settings.timeout_s,
+            adaptive=settings.adaptive,
+            api_url=settings.api_url,
+            api_key=dg.EnvVar("EMBEDDING_API_KEY") if settings.has_api_key else "",
+        ),
+        "embedding_store": EmbeddingStore(store=settings.store, corpus=settings.corpus),
+        "vector_store": VectorStore(
+            database_url=dg.EnvVar("RBA_DATABASE_URL"), corpus=settings.corpus
+        ),
+    }
+
+
+def build_defs(settings: Settings) -> dg.Definitions:
+    """Return the assets, the job and the resources of one installation."""
+    partitions = partitions_by(settings.grain, settings.first_year)
+    makers = (documents_asset, chunks_asset, embeddings_asset, vectors_asset)
+    assets = dg.Definitions(
+        assets=[make(partitions) for make in makers], resources=build_resources(settings)
+    )
+    return dg.Definitions.merge(assets, publish_job())
+
+
+def corpus_name(source: str) -> str:
+    """Return the last part of a folder or URL: a corpus' name unless RBA_CORPUS says else."""
+    path = urlsplit(source).path if "://" in source else str(Path(source).resolve())
+    name = path.rstrip("/").rpartition("/")[2]
+    if not name:
+        raise BadSetting(
+            f"RBA_SOURCE={source!r} has no last part to name the corpus by: set RBA_CORPUS"
+        )
+    return name
+
+
+def _whole_number(environment: Mapping[str, str], name: str, default: int = 0) -> int:
+    text = environment.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise BadSetting(f"{name}={text!r}: expected a whole number") from None
+
+
+def _optional(environment: Mapping[str, str], name: str) -> int | None:
+    return _whole_number(environment, name) if environment.get(name, "").strip() else None
+
+
+def _preset(name: str) -> Preset:
+    if name not in Preset.__members__:
+        raise BadSetting(f"EMBEDDING_PRESET={name!r}: allowed are {', '.join(Preset.__members__)}")
+    return Preset[name]
+
+
+def _claim(text: str) -> bool:
+    claims = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in claims:
+        raise BadSetting(f"EMBEDDING_ADAPTIVE={text!r}: allowed are true and false")
+    return claims[text.lower()]
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the definitions for the environment of this process."""
+    return build_defs(Settings.read(os.environ))

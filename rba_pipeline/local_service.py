@@ -1,0 +1,110 @@
+"""The embedding service as a process of this machine: found where it runs, or started."""
+
+import json
+import os
+import select
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from rba_pipeline import processes
+from rba_pipeline.core.errors import BadSetting, ServiceUnavailable
+from rba_pipeline.processes import Component
+from rba_pipeline.resources.ports import LOOPBACK, free_port
+
+_START_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddress:
+    """An embedding service that is ready. ``attached``: somebody else started it, and stops it."""
+
+    url: str
+    key: str
+    attached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartingService:
+    """An embedding service that was started, and the pipe on which it says that it is ready."""
+
+    component: Component
+    url: str
+    pipe: int
+    key: str
+
+    def wait(self) -> ServiceAddress:
+        """Wait for it, once.
+
+        Raises:
+            ServiceUnavailable: It ended, or was not ready after two minutes.
+        """
+        with open(self.pipe, "rb") as pipe:
+            readable, _, _ = select.select([pipe], [], [], _START_S)
+            said = pipe.readline() if readable else b""
+        if said:
+            return ServiceAddress(self.url, self.key, attached=False)
+        how = "ended while starting" if readable else f"was not ready after {_START_S} s"
+        log = self.component.log
+        raise ServiceUnavailable(
+            f"the embedding service {how}. The end of {log}:\n{processes.last_lines(log)}"
+        )
+
+
+def start_service(root: Path, model: str | None) -> StartingService:
+    """Start a service on the port of EMBEDDING_API_URL or the next free one; do not wait for it.
+
+    Raises:
+        BadSetting: There is no key to protect it with.
+    """
+    key = os.environ["EMBEDDING_API_KEY"]
+    if not key:
+        raise BadSetting("EMBEDDING_API_KEY is empty; remove its line from .env to get a new one")
+    environment = dict(os.environ) | ({"EMBEDDING_MODEL": model} if model else {})
+    port = free_port(urlsplit(os.environ["EMBEDDING_API_URL"]).port or 8000)
+    reading, writing = os.pipe()
+    try:
+        component = processes.start(
+            "embedding service",
+            [sys.executable, "-m", "embedding_service", "--host", LOOPBACK, "--port", str(port),
+             "--ready-fd", str(writing)],
+            log=root / ".state" / "logs" / "embedding_service.log",
+            cwd=root,
+            environment=environment,
+            pass_fds=(writing,),
+        )  # fmt: skip
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return StartingService(component, f"http://{LOOPBACK}:{port}", reading, key)
+
+
+def service_elsewhere(key: str) -> ServiceAddress | None:
+    """Return the service that EMBEDDING_API_URL names; None for one at 127.0.0.1, which is ours."""
+    named = os.environ["EMBEDDING_API_URL"]
+    if "," not in named and urlsplit(named).hostname == LOOPBACK:
+        return None
+    return ServiceAddress(named, key, attached=True)
+
+
+def service_of_up(root: Path, key: str, model: str | None) -> ServiceAddress | None:
+    """Return the service of a running ``up`` in ``root`` that has our key and serves ``model``."""
+    try:
+        url = str(json.loads(addresses_file(root).read_text())["service"])
+        answer = requests.get(f"{url}/info", headers={"Authorization": f"Bearer {key}"}, timeout=5)
+        served = str(answer.json()["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it is not there, not ours, or another program has its port now
+    if not answer.ok or (model and Path(model).name != Path(served).name):
+        return None
+    return ServiceAddress(url, key, attached=True)
+
+
+def addresses_file(root: Path) -> Path:
+    """Return where a running ``up`` says what it serves: JSON, ``webserver`` and ``service``."""
+    return root / ".state" / "up.json"

@@ -1,0 +1,96 @@
+"""Every partition that needs it, a real Dagster run each, from this one process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+
+from rba_pipeline.definitions import Settings, build_defs
+from rba_pipeline.jobs import PUBLISH
+from rba_pipeline.partitions import key_of, partitions_by
+from rba_pipeline.resources.document_source import DocumentSource
+from rba_pipeline.resources.vector_store import VectorStore
+
+# Dagster's own log of a run is in its UI; here only the result is shown.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionResult:
+    """One run: metadata by asset, or why it failed.
+
+    ``embedding_open_s`` is the wall time in seconds from the start of the ``embeddings`` step to
+    its end.
+    """
+
+    key: str
+    run_id: str
+    started: float
+    ended: float
+    metadata: dict[str, dict[str, Any]]
+    embedding_open_s: float
+    failure: str | None
+
+
+def partitions_to_materialise(
+    settings: Settings, source: DocumentSource, vector_store: VectorStore
+) -> list[str]:
+    """Refresh the catalogue and return the partitions that hold a document or stored rows, in
+    order.
+    """
+    today = datetime.now(UTC).date()
+    with vector_store.catalogue_lock():
+        source.refresh(today)
+    first_day = date(settings.first_year, 1, 1)
+    days = {*source.catalogue(today).filing_dates(), *vector_store.filing_dates()}
+    partitions = partitions_by(settings.grain, settings.first_year)
+    return sorted({key_of(partitions, day) for day in days if day >= first_day})
+
+
+def materialise(settings: Settings, keys: list[str]) -> Iterator[PartitionResult]:
+    """Run the whole job for each partition in turn, and yield each result as it is there."""
+    job = build_defs(settings).resolve_job_def(PUBLISH)
+    with dg.DagsterInstance.get() as instance:
+        for key in keys:
+            result = job.execute_in_process(
+                partition_key=key, instance=instance, run_config=_QUIET, raise_on_error=False
+            )
+            yield _result(instance, key, result)
+
+
+def _result(
+    instance: dg.DagsterInstance, key: str, result: dg.ExecuteInProcessResult
+) -> PartitionResult:
+    stats = instance.get_run_stats(result.run_id)
+    steps = instance.get_run_step_stats(result.run_id, ["embeddings"])
+    opened = steps[0] if steps else None
+    return PartitionResult(
+        key=key,
+        run_id=result.run_id,
+        started=stats.start_time or 0.0,
+        ended=stats.end_time or 0.0,
+        metadata={
+            event.asset_key.to_user_string(): _plain(event.materialization.metadata)
+            for event in result.all_events
+            if event.is_step_materialization and event.asset_key
+        },
+        embedding_open_s=(opened.end_time or 0.0) - (opened.start_time or 0.0) if opened else 0.0,
+        failure=None if result.success else _failure(result),
+    )
+
+
+def _plain(metadata: Any) -> dict[str, Any]:
+    return {name: value.value for name, value in metadata.items()}
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        if data.user_failure_data and data.user_failure_data.description:
+            return f"{event.step_key}: {data.user_failure_data.description}"
+        if data.error:
+            cause = data.error.cause or data.error
+            return f"{event.step_key}: {cause.message}"
+    return "the run failed before its first step; see the run in Dagster's UI"

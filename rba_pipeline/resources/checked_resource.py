@@ -1,0 +1,54 @@
+"""A resource whose launch-time values are checked when a run is configured, before it starts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._config.pythonic_config.resource import ConfigurableResourceFactoryResourceDefinition
+
+from rba_pipeline.core.errors import BadSetting
+
+
+class CheckedResource(dg.ConfigurableResource):
+    """Calls ``check`` with the values of a run's config as soon as Dagster reads it.
+
+    Dagster itself checks types at that point, but ranges only when the resource is made: inside
+    the run, once per step and retry. The class of the definition that is extended here is not
+    public: the Dagster version is pinned, and a test launches a bad value in every way.
+    """
+
+    @classmethod
+    def check(cls, values: Mapping[str, object]) -> None:
+        """Refuse values, the fields as a run will see them, that are out of range.
+
+        Raises:
+            BadSetting: One message with every wrong value and its range.
+        """
+
+    def get_resource_definition(self) -> ConfigurableResourceFactoryResourceDefinition:
+        plain = super().get_resource_definition()
+        # One definition per resource: Dagster compares them by identity.
+        if "_checked" not in self.__dict__:
+            checked = _CheckedDefinition(
+                plain.configurable_resource_cls,
+                resource_fn=plain.resource_fn,
+                config_schema=plain.config_schema,
+                description=plain.description,
+                nested_resources=plain.nested_resources,
+                nested_partial_resources=plain.nested_partial_resources,
+            )
+            object.__setattr__(self, "_checked", checked)
+        return self.__dict__["_checked"]  # type: ignore[no-any-return]
+
+
+class _CheckedDefinition(ConfigurableResourceFactoryResourceDefinition):
+    def apply_config_mapping(self, config: Any) -> Any:
+        evaluated = super().apply_config_mapping(config)
+        if evaluated.success:
+            values = dict((evaluated.value or {}).get("config") or {})
+            try:
+                self.configurable_resource_cls.check(values)  # type: ignore[attr-defined]
+            except BadSetting as error:
+                refused = dg.DagsterInvalidConfigError(str(error), [], config)  # type: ignore[no-untyped-call]
+                raise refused from error
+        return evaluated

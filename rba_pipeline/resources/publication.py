@@ -1,0 +1,182 @@
+"""One window's rows, staged beside the tables and then applied to them, within one transaction."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from numpy.typing import NDArray
+from pgvector import Vector
+
+from rba_pipeline.core.documents import Document
+from rba_pipeline.core.errors import HoleInPartition
+from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.record_store import CHUNKS, described
+
+VectorBlocks = Iterable[tuple[list[str], NDArray[np.float32]]]
+VectorSource = Callable[[set[str]], VectorBlocks]
+
+# One row of the serving copy, as the UI shows it.
+VECTORS = pa.schema(
+    [
+        *CHUNKS,
+        described("space", pa.string(), "Embedding space: vectors compare only within one"),
+        described("embedding", pa.list_(pa.float32()), "Unit vector"),
+    ]
+)
+
+_TABLES = """
+CREATE TEMP TABLE staged_documents (LIKE documents) ON COMMIT DROP;
+CREATE TEMP TABLE staged_chunks (
+    chunk_id text PRIMARY KEY, document_id text, chunking_id text, ordinal integer, section text,
+    page integer, start integer, text text, text_hash text, tokens integer
+) ON COMMIT DROP;
+CREATE TEMP TABLE staged_vectors (text_hash text, embedding vector) ON COMMIT DROP;
+"""
+_DOCUMENT_COLUMNS = (
+    "corpus", "document_id", "path", "series", "title", "url", "published_on", "content_hash",
+)  # fmt: skip
+_CHUNK_COLUMNS = (
+    "chunk_id", "document_id", "chunking_id", "ordinal", "section", "page", "start", "text",
+    "text_hash", "tokens",
+)  # fmt: skip
+
+_UPSERT_DOCUMENTS = """
+INSERT INTO documents SELECT * FROM staged_documents
+ON CONFLICT (corpus, document_id) DO UPDATE SET
+    path = excluded.path, series = excluded.series, title = excluded.title, url = excluded.url,
+    published_on = excluded.published_on, content_hash = excluded.content_hash
+WHERE documents IS DISTINCT FROM excluded
+"""
+# Their vectors, in every space, go with them.
+_DELETE_DOCUMENTS = """
+DELETE FROM documents d
+WHERE corpus = %(corpus)s AND published_on >= %(start)s AND published_on < %(end)s
+AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
+"""
+_COUNT_GOING = """
+SELECT count(*) FROM vectors v JOIN documents d USING (corpus, document_id)
+WHERE v.corpus = %(corpus)s AND v.space = %(space)s
+AND d.published_on >= %(start)s AND d.published_on < %(end)s
+AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
+"""
+# By document, not by date: a document that moved here from another window brings its old chunks.
+_DELETE_CHUNKS = """
+DELETE FROM vectors v
+WHERE v.corpus = %(corpus)s AND v.space = %(space)s
+AND v.document_id IN (SELECT document_id FROM staged_documents)
+AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
+"""
+_UPDATE_CHUNKS = """
+UPDATE vectors v SET ordinal = s.ordinal, section = s.section, page = s.page, start = s.start
+FROM staged_chunks s
+WHERE v.corpus = %(corpus)s AND v.space = %(space)s AND v.chunk_id = s.chunk_id
+AND (v.ordinal, v.section, v.page, v.start)
+    IS DISTINCT FROM (s.ordinal, s.section, s.page, s.start)
+"""
+_INSERT_CHUNKS = """
+INSERT INTO vectors (corpus, space, chunk_id, document_id, chunking_id, ordinal, section, page,
+    start, text, text_hash, tokens, embedding)
+SELECT %(corpus)s, %(space)s, s.chunk_id, s.document_id, s.chunking_id, s.ordinal, s.section,
+    s.page, s.start, s.text, s.text_hash, s.tokens, e.embedding
+FROM staged_chunks s JOIN staged_vectors e USING (text_hash)
+ON CONFLICT (corpus, space, chunk_id) DO NOTHING
+"""
+_MARK_PUBLISHED = """
+INSERT INTO published_documents SELECT corpus, %(space)s, document_id FROM staged_documents
+ON CONFLICT DO NOTHING
+"""
+_ABSENT = """
+NOT EXISTS (SELECT 1 FROM vectors v WHERE v.corpus = %(corpus)s AND v.space = %(space)s
+AND v.chunk_id = s.chunk_id)
+"""
+
+
+class Publication:
+    """The staged rows of one window and space; lives as long as the caller's transaction."""
+
+    def __init__(
+        self, connection: psycopg.Connection, corpus: str, *, space: str, window: Window
+    ) -> None:
+        self._connection = connection
+        self._about = {
+            "corpus": corpus, "space": space, "start": window.start, "end": window.end,
+        }  # fmt: skip
+        self._window = window
+
+    def stage(
+        self,
+        documents: Iterable[Document],
+        chunks: Iterable[pa.RecordBatch],
+        vectors: VectorSource,
+    ) -> None:
+        """Copy the window's rows aside, and the vectors that the database does not have yet."""
+        self._connection.execute(_TABLES)
+        self._copy_documents(documents)
+        self._copy_chunks(chunks)
+        missing = self._connection.execute(
+            f"SELECT DISTINCT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
+        )
+        self._copy_vectors(vectors({row[0] for row in missing}))
+        self._connection.execute("ANALYZE staged_chunks; ANALYZE staged_vectors")
+
+    def apply(self) -> tuple[int, int, int]:
+        """Make the tables equal to what was staged; return rows inserted, updated, deleted."""
+        going = self._connection.execute(_COUNT_GOING, self._about).fetchone()
+        self._run(_DELETE_DOCUMENTS)
+        self._run(_UPSERT_DOCUMENTS)
+        self._run(_DELETE_CHUNKS)
+        updated = self._run(_UPDATE_CHUNKS)
+        inserted = self._run(_INSERT_CHUNKS)
+        self._run(_MARK_PUBLISHED)
+        return inserted, updated, int(going[0]) if going else 0
+
+    def refuse_holes(self, quarantined: set[str]) -> int:
+        """Return how many staged chunks are searchable now.
+
+        Raises:
+            HoleInPartition: One is not, and its text is not in ``quarantined``.
+        """
+        absent = self._connection.execute(
+            f"SELECT chunk_id, text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
+        ).fetchall()
+        holes = [chunk_id for chunk_id, text_hash in absent if text_hash not in quarantined]
+        if holes:
+            raise HoleInPartition(
+                f"{len(holes)} chunks of {self._window.start} have neither a vector nor a "
+                "quarantine "
+                f"entry (the first: {holes[0]}); nothing was published. Materialise "
+                "'embeddings' again"
+            )
+        row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
+        return (int(row[0]) if row else 0) - len(absent)
+
+    def _run(self, statement: str) -> int:
+        return self._connection.execute(statement, self._about).rowcount
+
+    def _copy_documents(self, documents: Iterable[Document]) -> None:
+        columns = ", ".join(_DOCUMENT_COLUMNS)
+        statement = f"COPY staged_documents ({columns}) FROM STDIN (FORMAT BINARY)"
+        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types([*["text"] * 6, "date", "text"])
+            for document in documents:
+                copy.write_row([getattr(document, name) for name in _DOCUMENT_COLUMNS])
+
+    def _copy_chunks(self, batches: Iterable[pa.RecordBatch]) -> None:
+        columns = ", ".join(_CHUNK_COLUMNS)
+        statement = f"COPY staged_chunks ({columns}) FROM STDIN (FORMAT BINARY)"
+        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types(
+                ["text", "text", "text", "int4", "text", "int4", "int4", "text", "text", "int4"]
+            )
+            for batch in batches:
+                for row in batch.select(_CHUNK_COLUMNS).to_pylist():
+                    copy.write_row(list(row.values()))
+
+    def _copy_vectors(self, blocks: VectorBlocks) -> None:
+        statement = "COPY staged_vectors (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
+        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types(["text", "vector"])
+            for hashes, vectors in blocks:
+                for text_hash, vector in zip(hashes, vectors, strict=True):
+                    copy.write_row([text_hash, Vector(vector)])

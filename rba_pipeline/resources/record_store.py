@@ -1,0 +1,236 @@
+"""The Parquet of documents and chunks, one file per partition, streamed."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rba_pipeline.core.chunks import Chunk
+from rba_pipeline.core.documents import Document, Section
+from rba_pipeline.core.embeddings import Text, batched
+from rba_pipeline.core.errors import RecordMissing
+from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.catalogue import Entry
+from rba_pipeline.resources.store_root import StoreRoot
+
+ROWS_PER_GROUP = 256
+
+
+def described(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    """Return a column whose meaning is kept in the file and shown in Dagster's UI."""
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+_SECTION = pa.struct(
+    [
+        ("heading", pa.string()),
+        ("level", pa.int32()),
+        ("page", pa.int32()),
+        ("text", pa.string()),
+    ]
+)
+
+DOCUMENTS = pa.schema(
+    [
+        described("corpus", pa.string(), "Set of publications that the row belongs to"),
+        described("document_id", pa.string(), "32 hex of corpus and canonical URL, or path"),
+        described("path", pa.string(), "File, relative to the source"),
+        described("series", pa.string(), "Kind of publication"),
+        described("title", pa.string(), "Title as published"),
+        described("url", pa.string(), "Canonical address, if known"),
+        described("published_on", pa.date32(), "Filing date: publication, or meeting for minutes"),
+        described("dated_by", pa.string(), "Rule that found the filing date"),
+        described("sections", pa.list_(_SECTION), "Text under each heading, in reading order"),
+        described("sha256", pa.string(), "Of the file's bytes"),
+        described("content_hash", pa.string(), "Of all that chunks and search use"),
+    ]
+)
+
+CHUNKS = pa.schema(
+    [
+        described("corpus", pa.string(), "Set of publications that the row belongs to"),
+        described("chunking_id", pa.string(), "16 hex of chunker, size, overlap and tokenizer"),
+        described("chunk_id", pa.string(), "32 hex of document, chunking, text and occurrence"),
+        described("document_id", pa.string(), "Document that the passage is from"),
+        described("ordinal", pa.int32(), "Place in the document, from 0"),
+        described("section", pa.string(), "Heading above the passage"),
+        described("page", pa.int32(), "Page of a PDF, from 1"),
+        described("start", pa.int32(), "Offset of the passage in the document, in characters"),
+        described("text", pa.string(), "Context line, blank line, passage: what is embedded"),
+        described("text_hash", pa.string(), "SHA-256 of text"),
+        described("tokens", pa.int32(), "Length as the model reads it, prompt included"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one partition's file holds now; ``reused`` when it already held just that."""
+
+    rows: int
+    tokens: int
+    digest: str
+    reused: bool
+
+
+class RecordStore(dg.ConfigurableResource):
+    """The record: documents and chunks in Parquet, below a local folder or any fsspec URL."""
+
+    store: str
+    corpus: str
+
+    def documents_path(self, window: Window) -> str:
+        """Return where the documents of ``window`` are kept, relative to the store."""
+        return f"documents/{self.corpus}/{window.name}.parquet"
+
+    def chunks_path(self, window: Window, chunking_id: str) -> str:
+        """Return where the chunks of ``window`` are kept, relative to the store."""
+        return f"chunks/{self.corpus}/{chunking_id}/{window.name}.parquet"
+
+    def write_documents(
+        self, window: Window, entries: Sequence[Entry], documents: Iterable[Document]
+    ) -> Written:
+        """Keep the documents of ``window``, replacing what was there, unless it is the same
+        already.
+
+        Args:
+            entries: What the catalogue says of them, in the same order.
+            documents: The documents, read only when something changed; streamed.
+        """
+        digest = _digest(entries)
+        path = self.documents_path(window)
+        rows = ({**asdict(document), "corpus": self.corpus} for document in documents)
+        return self._write(path, DOCUMENTS, rows, digest=digest)
+
+    def documents(self, window: Window) -> Iterator[Document]:
+        """Yield the documents of ``window`` in the order in which they were written.
+
+        Raises:
+            RecordMissing: The partition has no documents file yet.
+        """
+        for batch in self._batches(self.documents_path(window), "documents"):
+            for row in batch.to_pylist():
+                row["sections"] = tuple(Section(**section) for section in row["sections"])
+                yield Document(**row)
+
+    def write_chunks(
+        self, window: Window, chunking_id: str, cut: Callable[[Document], Iterable[Chunk]]
+    ) -> Written:
+        """Cut the documents of ``window`` and keep the chunks, unless these documents were cut so
+        already.
+
+        Raises:
+            RecordMissing: The partition has no documents file yet.
+        """
+        digest = self._metadata(self.documents_path(window), "documents")["digest"]
+        rows = (
+            {**asdict(chunk), "corpus": self.corpus, "chunking_id": chunking_id}
+            for document in self.documents(window)
+            for chunk in cut(document)
+        )
+        return self._write(self.chunks_path(window, chunking_id), CHUNKS, rows, digest=digest)
+
+    def chunk_batches(self, window: Window, chunking_id: str) -> Iterator[pa.RecordBatch]:
+        """Yield the chunks of ``window``, in document order, a few hundred rows at a time.
+
+        Raises:
+            RecordMissing: No chunks were cut in this way for this partition, or its documents
+                changed since.
+        """
+        path = self.chunks_path(window, chunking_id)
+        cut_from = self._metadata(path, "chunks")["digest"]
+        if cut_from != self._metadata(self.documents_path(window), "documents")["digest"]:
+            raise RecordMissing(
+                f"the documents of {window.start} changed after {path} was cut from them: "
+                "materialise 'chunks' and 'embeddings' again"
+            )
+        yield from self._batches(path, "chunks")
+
+    def text_hashes(self, window: Window, chunking_id: str) -> dict[str, int]:
+        """Return the distinct text hashes of ``window`` in document order, each with its tokens."""
+        path = self.chunks_path(window, chunking_id)
+        hashes: dict[str, int] = {}
+        for batch in self._batches(path, "chunks", columns=["text_hash", "tokens"]):
+            hashes.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        return hashes
+
+    def texts(self, window: Window, chunking_id: str, wanted: set[str]) -> Iterator[Text]:
+        """Yield each text of ``window`` whose hash is ``wanted``, once, in document order."""
+        left = set(wanted)
+        path = self.chunks_path(window, chunking_id)
+        for batch in self._batches(path, "chunks", columns=["text_hash", "text", "tokens"]):
+            for row in batch.to_pylist():
+                if row["text_hash"] in left:
+                    left.remove(row["text_hash"])
+                    yield Text(**row)
+
+    def tokenizer(self, sha256: str, fetch: Callable[[], bytes]) -> str:
+        """Return the tokenizer file with this hash; ``fetch`` is called only when it is not kept
+        yet.
+
+        Raises:
+            RecordMissing: What was fetched has another hash.
+        """
+        root, path = self._root(), f"tokenizers/{sha256}.json"
+        if not root.exists(path):
+            content = fetch()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise RecordMissing(
+                    f"the service's tokenizer does not have the hash {sha256[:12]}… that its /info "
+                    "says: was it restarted with another model? Run again"
+                )
+            with root.write(path) as file:
+                file.write(content)
+        with root.read(path) as file:
+            return file.read().decode()
+
+    def _root(self) -> StoreRoot:
+        return StoreRoot(self.store)
+
+    def _metadata(self, path: str, noun: str) -> dict[str, str]:
+        root = self._root()
+        if not root.exists(path):
+            raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
+        with root.read(path) as file:
+            found = pq.ParquetFile(file).metadata.metadata
+        return dict(json.loads(found[b"rba"]))
+
+    def _write(
+        self, path: str, schema: pa.Schema, rows: Iterable[dict[str, object]], *, digest: str
+    ) -> Written:
+        root = self._root()
+        if root.exists(path):
+            kept = self._metadata(path, "")
+            if kept["digest"] == digest:
+                return Written(int(kept["rows"]), int(kept["tokens"]), digest, reused=True)
+        count = tokens = 0
+        with root.write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for group in batched(rows, ROWS_PER_GROUP):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                count += len(group)
+                tokens += sum(cast(int, row.get("tokens", 0)) for row in group)
+            kept = {"digest": digest, "rows": str(count), "tokens": str(tokens)}
+            writer.add_key_value_metadata({"rba": json.dumps(kept)})
+        return Written(count, tokens, digest, reused=False)
+
+    def _batches(
+        self, path: str, noun: str, columns: list[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        root = self._root()
+        if not root.exists(path):
+            raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
+        with root.read(path) as file:
+            yield from pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=columns)
+
+
+def _digest(entries: Iterable[Entry]) -> str:
+    digest = hashlib.sha256()
+    for entry in entries:
+        row = [entry.document_id, entry.content_hash, entry.sha256, entry.path]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""The embedding spaces in the database: each has its own table, and one per corpus is searched."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
+from rba_pipeline.core.errors import SchemaMismatch, WrongSpace
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSpace:
+    """A space, whether the corpus is searched in it, and the corpus' searchable chunks there."""
+
+    space: Space
+    is_active: bool
+    rows: int
+
+
+def lock_key(*names: str) -> int:
+    """Return the number of the advisory lock that these names share, a signed 64-bit integer."""
+    digest = hashlib.sha256(json.dumps(names).encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def register(connection: psycopg.Connection, space: Space) -> None:
+    """Make room for the vectors of ``space``: a table with its own check on dimension and norm.
+
+    Raises:
+        SchemaMismatch: The same space is known with another dimension.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("space", space.id)])
+        known = connection.execute(
+            "SELECT dimensions FROM spaces WHERE space = %s", [space.id]
+        ).fetchone()
+        if known is None:
+            _create(connection, space)
+        elif known[0] != space.dimensions:
+            raise SchemaMismatch(
+                f"space {space.id} has {known[0]} dimensions in the database, "
+                f"{space.dimensions} in the service"
+            )
+
+
+def _create(connection: psycopg.Connection, space: Space) -> None:
+    connection.execute(
+        "INSERT INTO spaces (space, model, dimensions, details) VALUES (%s, %s, %s, %s)",
+        [space.id, space.model, space.dimensions, json.dumps(dict(space.details))],
+    )
+    # pgvector takes zero vectors, and a cosine index would then leave them out.
+    connection.execute(
+        sql.SQL(
+            "CREATE TABLE {table} PARTITION OF vectors ("
+            "CHECK (vector_dims(embedding) = {dimensions}), "
+            "CHECK (abs(vector_norm(embedding) - 1) <= {tolerance})) FOR VALUES IN ({space})"
+        ).format(
+            table=sql.Identifier(f"vectors_{space.id}"),
+            dimensions=sql.Literal(space.dimensions),
+            tolerance=sql.Literal(NORM_TOLERANCE),
+            space=sql.Literal(space.id),
+        )
+    )
+
+
+def held(connection: psycopg.Connection, corpus: str) -> list[HeldSpace]:
+    """Return every space, the oldest first, with what it means to ``corpus``."""
+    rows = connection.execute(
+        "SELECT s.space, s.model, s.dimensions, s.details, a.space IS NOT NULL, ("
+        "SELECT count(*) FROM vectors v WHERE v.corpus = %(corpus)s AND v.space = s.space) "
+        "FROM spaces s LEFT JOIN active_spaces a ON a.space = s.space "
+        "AND a.corpus = %(corpus)s ORDER BY s.seen_at, s.space",
+        {"corpus": corpus},
+    )
+    return [HeldSpace(Space(*row[:4]), row[4], row[5]) for row in rows]
+
+
+def activate(connection: psycopg.Connection, corpus: str, space: str) -> None:
+    """Let search read ``space`` from now on.
+
+    Raises:
+        WrongSpace: Nothing of this corpus is published in it.
+    """
+    with connection.transaction():
+        published = connection.execute(
+            "SELECT 1 FROM published_documents WHERE corpus = %s AND space = %s LIMIT 1",
+            [corpus, space],
+        ).fetchone()
+        if published is None:
+            raise WrongSpace(f"corpus {corpus!r} has nothing published in space {space!r}")
+        _switch(connection, corpus, space)
+
+
+def activate_if_complete(connection: psycopg.Connection, corpus: str, space: str) -> bool:
+    """Let search read ``space`` if every document of the corpus is published in it.
+
+    A corpus that was never searched starts with its first partition. Returns whether it switched;
+    part of the caller's transaction.
+    """
+    # Publications of different windows commit one after another here, so that the last one sees
+    # all.
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("active", corpus)])
+    active = connection.execute(
+        "SELECT space FROM active_spaces WHERE corpus = %s", [corpus]
+    ).fetchone()
+    if active is not None and active[0] == space:
+        return False
+    left = connection.execute(
+        "SELECT 1 FROM documents d WHERE d.corpus = %(corpus)s AND NOT EXISTS ("
+        "SELECT 1 FROM published_documents p WHERE p.corpus = d.corpus "
+        "AND p.document_id = d.document_id AND p.space = %(space)s) LIMIT 1",
+        {"corpus": corpus, "space": space},
+    ).fetchone()
+    if active is not None and left is not None:
+        return False
+    _switch(connection, corpus, space)
+    return True
+
+
+def prune(connection: psycopg.Connection, corpus: str) -> int:
+    """Delete the corpus' vectors outside the active space; return how many there were."""
+    outside = (
+        "WHERE corpus = %(corpus)s AND space <> "
+        "(SELECT space FROM active_spaces WHERE corpus = %(corpus)s)"
+    )
+    with connection.transaction():
+        connection.execute(f"DELETE FROM published_documents {outside}", {"corpus": corpus})
+        return connection.execute(f"DELETE FROM vectors {outside}", {"corpus": corpus}).rowcount
+
+
+def _switch(connection: psycopg.Connection, corpus: str, space: str) -> None:
+    connection.execute(
+        "INSERT INTO active_spaces (corpus, space) VALUES (%s, %s) "
+        "ON CONFLICT (corpus) DO UPDATE SET space = excluded.space, switched_at = now()",
+        [corpus, space],
+    )

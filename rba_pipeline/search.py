@@ -1,0 +1,81 @@
+"""Search and its evaluation: a query is embedded by the service and compared in the database."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.vectors import Hit, Quality, quality, rank_of
+from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.vector_store import Filters, VectorStore
+
+# Passages looked at to rank documents: a document's best passage decides its place.
+PASSAGES_PER_RANKING = 200
+
+
+@dataclass(frozen=True, slots=True)
+class KnownItem:
+    """A query, and the path of the document that a good search puts first."""
+
+    query: str
+    relevant_path: str
+
+
+def search(
+    query: str, *, embedding: Embedding, vector_store: VectorStore, k: int, filters: Filters
+) -> list[Hit]:
+    """Return the ``k`` passages closest to ``query``, best first.
+
+    A query longer than the model takes is cut. Both resources are open.
+
+    Raises:
+        WrongSpace: The service runs another model than the corpus was embedded with.
+    """
+    info = embedding.handshake()
+    found = embedding.client.embed([query], info=info, input_type="query", truncate=True)
+    return vector_store.search(found.vectors[0], space=info.space.id, k=k, filters=filters)
+
+
+def evaluate(
+    items: Iterable[KnownItem],
+    *,
+    embedding: Embedding,
+    vector_store: VectorStore,
+    filters: Filters,
+) -> Quality:
+    """Return how well documents are ranked for known items, each by its best passage."""
+    ranks = []
+    for item in items:
+        hits = search(
+            item.query,
+            embedding=embedding,
+            vector_store=vector_store,
+            k=PASSAGES_PER_RANKING,
+            filters=filters,
+        )
+        ranks.append(rank_of(item.relevant_path, [hit.path for hit in hits]))
+    return quality(ranks)
+
+
+def known_items(file: Path) -> list[KnownItem]:
+    """Return the rows of a JSON Lines file with ``query`` and ``relevant_path``; at least one.
+
+    Raises:
+        BadSetting: A line is not such a row, or there is none; the message has file and line.
+    """
+    items = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            items.append(KnownItem(str(row["query"]), str(row["relevant_path"])))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BadSetting(
+                f"{file}, line {number}: expected an object with 'query' and 'relevant_path' "
+                f"({error!r})"
+            ) from error
+    if not items:
+        raise BadSetting(f"{file} holds no query")
+    return items

@@ -1,0 +1,74 @@
+"""Real neighbours for tests: one Postgres per test run, a database per test, oracle and real
+service.
+"""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from rba_pipeline.resources.postgres import EmbeddedPostgres
+from rba_pipeline_tests.installation import ROOT, Installation
+from rba_pipeline_tests.oracle_service import KEY, OracleService
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """Run a server of this test run's own, below a folder that only its user can enter."""
+    folder = Path(tempfile.mkdtemp(prefix="rba-tests-"))
+    server = EmbeddedPostgres(folder / "postgres", port=0, password="test", durable=False)
+    try:
+        with server:
+            yield server
+        server.remove()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """Have an empty database for one test."""
+    name = f"test_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield postgres.url(name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def oracle() -> Iterator[OracleService]:
+    """Run an oracle service."""
+    with OracleService() as service:
+        yield service
+
+
+@pytest.fixture
+def installation(
+    tmp_path: Path, database_url: str, oracle: OracleService, monkeypatch: pytest.MonkeyPatch
+) -> Installation:
+    """Have an empty corpus, store and database, the oracle as service, and Dagster's storage in
+    SQLite.
+    """
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    made = Installation(tmp_path)
+    made.source.mkdir()
+    made.environment |= {
+        "DAGSTER_HOME": str(home),
+        "RBA_SOURCE": str(made.source),
+        "RBA_CORPUS": "publications",
+        "RBA_STORE": str(tmp_path / "store"),
+        "RBA_DATABASE_URL": database_url,
+        "EMBEDDING_API_URL": oracle.url,
+        "EMBEDDING_API_KEY": KEY,
+        "PYTHONPATH": str(ROOT),
+    }
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made

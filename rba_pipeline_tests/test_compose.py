@@ -1,0 +1,131 @@
+"""The containers, as far as they can be checked without an engine: schema, commands, lint."""
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+COMPOSE = ROOT / "docker-compose.yml"
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+OURS = [name for name in SERVICES if name != "postgres"]
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+@cache
+def _help_of(*words: str) -> str:
+    """Return what ``words --help`` prints here; the test fails if there is no such command."""
+    done = subprocess.run(
+        [_script(words[0]), *words[1:], "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _split(command: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the words before the first long option, and all long options."""
+    first = next((i for i, word in enumerate(command) if word.startswith("--")), len(command))
+    return tuple(command[:first]), [word for word in command if word.startswith("--")]
+
+
+def test_the_file_fits_the_compose_specification() -> None:
+    done = subprocess.run(
+        [_script("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_a_user_a_health_check_and_comes_back(name: str) -> None:
+    service = SERVICES[name]
+
+    assert service["user"] not in ("", "0", "root")
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert service["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_waits_until_those_before_it_are_healthy(name: str) -> None:
+    waits_for = SERVICES[name].get("depends_on", {})
+
+    assert set(waits_for) <= set(SERVICES)
+    assert all(rule == {"condition": "service_healthy"} for rule in waits_for.values())
+
+
+def test_only_the_web_interface_is_published_beyond_this_machine() -> None:
+    published = {name: service.get("ports", []) for name, service in SERVICES.items()}
+
+    assert published == {
+        "postgres": [],
+        "embedding-service": ["127.0.0.1:8000:8000"],
+        "code-location": [],
+        "webserver": ["3000:3000"],
+        "daemon": [],
+    }
+
+
+def test_no_secret_has_a_default() -> None:
+    secrets = [
+        (name, variable, value)
+        for name, service in SERVICES.items()
+        for variable, value in service["environment"].items()
+        if any(word in variable for word in ("PASSWORD", "KEY", "_URL"))
+        and not str(value).startswith("http://")
+    ]
+
+    assert secrets
+    assert all(":?" in str(value) for _, _, value in secrets)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_command_of_a_service_exists_here_with_these_options(name: str) -> None:
+    words, options = _split(SERVICES[name]["command"])
+
+    printed = _help_of(*words)
+
+    assert [option for option in options if option not in printed] == []
+
+
+@pytest.mark.parametrize("name", ["code-location", "daemon"])
+def test_the_health_check_of_a_dagster_server_exists_here(name: str) -> None:
+    words, options = _split(SERVICES[name]["healthcheck"]["test"][1:])
+
+    printed = _help_of(*words)
+
+    assert [option for option in options if option not in printed] == []
+
+
+@pytest.mark.parametrize("part", ["embedding_service", "rba_pipeline"])
+def test_an_image_passes_the_linter_and_does_not_run_as_root(part: str) -> None:
+    file = ROOT / part / "Dockerfile"
+
+    done = subprocess.run(
+        [_script("hadolint"), str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout == ""
+    assert "USER 1000" in file.read_text()
+
+
+@pytest.mark.parametrize("name", ["code-location", "webserver", "daemon", "embedding-service"])
+def test_a_container_runs_as_the_user_that_its_image_made(name: str) -> None:
+    file = ROOT / SERVICES[name]["build"]["dockerfile"]
+
+    assert f"USER {SERVICES[name]['user']}" in file.read_text()

@@ -22,6 +22,7 @@ from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline.resources.with_defaults import with_defaults
 
 SAMPLE_CORPUS = Path(__file__).parent / "sample_corpus"
 
@@ -80,17 +81,19 @@ class Settings:
 def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     """Return the neighbours of the assets, by the name that run config uses."""
     return {
-        "source": DocumentSource(
+        "source": with_defaults(
+            DocumentSource,
             url=settings.source,
             corpus=settings.corpus,
             store=settings.store,
             first_year=settings.first_year,
         ),
-        "records": RecordStore(store=settings.store, corpus=settings.corpus),
-        "chunking": Chunking(
-            chunk_tokens=settings.chunk_tokens, chunk_overlap=settings.chunk_overlap
+        "records": with_defaults(RecordStore, store=settings.store, corpus=settings.corpus),
+        "chunking": with_defaults(
+            Chunking, chunk_tokens=settings.chunk_tokens, chunk_overlap=settings.chunk_overlap
         ),
-        "embedding": Embedding(
+        "embedding": with_defaults(
+            Embedding,
             preset=settings.preset,
             batch_size=settings.batch_size,
             parallel_batches=settings.parallel_batches,
@@ -99,9 +102,11 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             api_url=settings.api_url,
             api_key=dg.EnvVar("EMBEDDING_API_KEY") if settings.has_api_key else "",
         ),
-        "embedding_store": EmbeddingStore(store=settings.store, corpus=settings.corpus),
-        "vector_store": VectorStore(
-            database_url=dg.EnvVar("RBA_DATABASE_URL"), corpus=settings.corpus
+        "embedding_store": with_defaults(
+            EmbeddingStore, store=settings.store, corpus=settings.corpus
+        ),
+        "vector_store": with_defaults(
+            VectorStore, database_url=dg.EnvVar("RBA_DATABASE_URL"), corpus=settings.corpus
         ),
     }
 

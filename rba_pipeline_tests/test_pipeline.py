@@ -330,8 +330,8 @@ class TestCommandLine:
         run = installation.launch("2011-01-01", {"batch_size": 5, "parallel_batches": 3})
         output, _ = run.communicate(timeout=RUN_S)
 
-        effective = self._metadata(installation, "embeddings")["effective_configuration"]
         assert run.returncode == 0, output
+        effective = self._metadata(installation, "embeddings")["effective_configuration"]
         assert effective["batch_size"] == 5
         assert effective["parallel_batches"] == 3
         assert {len(texts) for texts in oracle.sent[:-1]} == {5}
@@ -407,7 +407,7 @@ class TestCommandLine:
         assert installation.rows() == {}
 
     def _prepare(self, installation: Installation, count: int = 30) -> None:
-        installation.environment["RBA_CHUNK_TOKENS"] = "64"
+        installation.environment |= {"RBA_CHUNK_TOKENS": "64", "RBA_CHUNK_OVERLAP": "16"}
         for name in ("A", "B"):
             text = paragraphs(ord(name), count)
             installation.add(f"{name}.html", title=name, day="5 May 2011", paragraphs=text)

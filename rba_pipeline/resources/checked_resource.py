@@ -50,5 +50,5 @@ class _CheckedDefinition(ConfigurableResourceFactoryResourceDefinition):
                 self.configurable_resource_cls.check(values)  # type: ignore[attr-defined]
             except BadSetting as error:
                 refused = dg.DagsterInvalidConfigError(str(error), [], config)  # type: ignore[no-untyped-call]
-                raise refused from error
+                raise refused from None
         return evaluated

@@ -162,12 +162,12 @@ class EmbeddingClient:
         truncated = tuple(bool(item.get("truncated")) for item in data)
         if any(truncated) and not body["truncate"]:
             raise ContractBroken(f"{address}: text {truncated.index(True)} was cut without leave")
-        return Vectors(vectors, tuple(int(item.get("tokens", 0)) for item in data), truncated)
+        return Vectors(vectors, _token_counts(data, address), truncated)
 
     def _info(self, address: str) -> ServiceInfo:
         body = _json(self._get(address, "/info"), address)
         try:
-            return ServiceInfo(
+            info = ServiceInfo(
                 space=Space(
                     id=str(body["space"]["id"]),
                     model=str(body["model"]),
@@ -181,6 +181,9 @@ class EmbeddingClient:
                 document_prompt=str(body["prompts"]["document"]),
                 tokenizer_sha256=str(body["tokenizer_sha256"]),
             )
+            if min(info.space.dimensions, info.max_tokens, info.max_texts) < 1:
+                raise ValueError("dimensions, max_tokens and max_texts are 1 or more")
+            return info
         except (KeyError, TypeError, ValueError) as error:
             raise ContractBroken(
                 f"{address}/info is not that of an embedding_service ({error!r}): check "
@@ -247,6 +250,14 @@ def _json(response: requests.Response, address: str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ContractBroken(f"{address} answered 200 with JSON that is not an object")
     return body
+
+
+def _token_counts(data: Sequence[dict[str, Any]], address: str) -> tuple[int, ...]:
+    counts = tuple(item.get("tokens", 0) for item in data)
+    for index, count in enumerate(counts):
+        if type(count) is not int or count < 0:
+            raise ContractBroken(f"{address}: text {index} has tokens={count!r}, not a whole number")
+    return counts
 
 
 def _refusal(response: requests.Response, address: str) -> EmbeddingError:

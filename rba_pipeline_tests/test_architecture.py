@@ -1,0 +1,188 @@
+"""Arrows point one way, libraries have one home, and nothing that was made is forgotten."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embedding_service.api.errors import STATUS
+from embedding_service.errors import EngineError
+from rba_pipeline.definitions import Settings, build_defs
+
+ROOT = Path(__file__).parents[1]
+PIPELINE = "rba_pipeline."
+SERVICE = "embedding_service."
+
+# What each layer may import, besides itself and the standard library.
+ALLOWED: dict[str, set[str]] = {
+    "rba_pipeline.core.parsing": {
+        "rba_pipeline.core", "selectolax", "pypdfium2",
+    },
+    "rba_pipeline.core.chunks": {"rba_pipeline.core", "semantic_text_splitter", "tokenizers"},
+    "rba_pipeline.core": {"numpy"},
+    "rba_pipeline.partitions": {"rba_pipeline.core", "dagster"},
+    "rba_pipeline.resources": {
+        "rba_pipeline.core", "dagster", "numpy", "pyarrow", "pydantic", "fsspec", "psycopg",
+        "pgvector", "requests", "psutil",
+    },
+    "rba_pipeline.assets": {
+        "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster", "pyarrow",
+    },
+    "rba_pipeline.jobs": {"rba_pipeline.assets", "dagster"},
+    "embedding_service.errors": set(),
+    "embedding_service.cores": set(),
+    "embedding_service.backend.base": {"numpy", "embedding_service.errors"},
+    "embedding_service.engine": {
+        "embedding_service.errors", "embedding_service.backend.base", "numpy",
+    },
+    "embedding_service.backend": {
+        "embedding_service.errors", "embedding_service.cores", "numpy", "torch", "tokenizers",
+        "transformers", "sentence_transformers", "safetensors", "huggingface_hub",
+    },
+    "embedding_service.api": {
+        "embedding_service.errors", "embedding_service.engine", "embedding_service.backend.base",
+        "embedding_service.settings", "fastapi", "starlette", "pydantic", "numpy", "orjson",
+    },
+}  # fmt: skip
+
+# A library that must not spread, and the modules that may know it.
+HOMES: dict[str, set[str]] = {
+    "psycopg": {
+        "rba_pipeline.resources.vector_store", "rba_pipeline.resources.publication",
+        "rba_pipeline.resources.space_register", "rba_pipeline.resources.schema",
+        "rba_pipeline.resources.postgres", "rba_pipeline.resources.postgres_data",
+    },
+    "requests": {"rba_pipeline.resources.embedding_client", "rba_pipeline.local_service"},
+    "torch": {"embedding_service.backend.sentence_transformer"},
+    "fastapi": {"embedding_service.app", "embedding_service.api"},
+    "uvicorn": {"embedding_service.server"},
+}  # fmt: skip
+
+MAY_READ_ENVIRONMENT = {
+    "rba_pipeline.definitions", "rba_pipeline.cli", "rba_pipeline.neighbours",
+    "embedding_service.settings", "embedding_service.__main__",
+    # They make the environment of the processes that they start.
+    "rba_pipeline.stack", "rba_pipeline.local_env", "rba_pipeline.local_service",
+    "rba_pipeline.dagster_servers", "rba_pipeline.processes", "rba_pipeline.supervision",
+}  # fmt: skip
+
+
+def is_within(module: str, layer: str) -> bool:
+    return module == layer or module.startswith(f"{layer}.")
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for package in ("rba_pipeline", "embedding_service"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Yield every module that is imported, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # ``from package import module`` names the module only in its list.
+            deeper = [f"{node.module}.{alias.name}" for alias in node.names]
+            files = [ROOT / Path(*name.split(".")) for name in deeper]
+            found = [
+                name
+                for name, file in zip(deeper, files, strict=True)
+                if file.is_dir() or file.with_suffix(".py").exists()
+            ]
+            yield from found or [node.module]
+
+
+def problems(module: str, tree: ast.Module) -> list[str]:
+    """Return the imports of ``module`` that point against an arrow."""
+    layers = [layer for layer in ALLOWED if is_within(module, layer)]
+    found = [
+        name for name in imports(tree) if (PIPELINE in f"{name}." if module.startswith(SERVICE)
+        else SERVICE in f"{name}.")
+    ]  # fmt: skip
+    if not layers:
+        return found
+    layer = max(layers, key=len)
+    allowed = ALLOWED[layer] | {layer}
+    return found + [
+        name
+        for name in imports(tree)
+        if name.partition(".")[0] not in sys.stdlib_module_names
+        and not any(is_within(name, permitted) for permitted in allowed)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "tree"), [pytest.param(*found, id=found[0]) for found in modules()]
+)
+def test_a_module_imports_only_along_the_arrows(module: str, tree: ast.Module) -> None:
+    assert problems(module, tree) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "statement"),
+    [
+        pytest.param("rba_pipeline.core.chunks", "import dagster", id="core-knows-no-dagster"),
+        pytest.param(
+            "rba_pipeline.resources.x", "from rba_pipeline.assets import chunks", id="upwards"
+        ),
+        pytest.param(
+            "rba_pipeline.core.x", "from rba_pipeline.resources.schema import migrate", id="core"
+        ),
+        pytest.param("rba_pipeline.assets.x", "import requests", id="assets-know-no-http"),
+        pytest.param("embedding_service.engine.x", "import torch", id="engine-knows-no-torch"),
+        pytest.param("embedding_service.engine.x", "import fastapi", id="engine-knows-no-http"),
+        pytest.param("embedding_service.app", "from rba_pipeline.core import x", id="halves-apart"),
+        pytest.param("rba_pipeline.cli", "import embedding_service.app", id="halves-apart-too"),
+    ],
+)
+def test_a_reversed_arrow_is_seen(module: str, statement: str) -> None:
+    assert problems(module, ast.parse(statement)) != []
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_stays_in_its_home(library: str) -> None:
+    guests = [
+        module
+        for module, tree in modules()
+        if any(is_within(name, library) for name in imports(tree))
+        and not any(is_within(module, home) for home in HOMES[library])
+    ]
+
+    assert guests == []
+
+
+def test_only_composition_roots_read_the_environment() -> None:
+    readers = [
+        module
+        for module, tree in modules()
+        if any(
+            isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+            for node in ast.walk(tree)
+        )
+    ]
+
+    assert set(readers) <= MAY_READ_ENVIRONMENT
+
+
+def test_every_failure_of_the_engine_has_a_status() -> None:
+    def kinds(error: type[EngineError]) -> Iterator[type[EngineError]]:
+        for kind in error.__subclasses__():
+            yield kind
+            yield from kinds(kind)
+
+    assert set(kinds(EngineError)) == set(STATUS)
+
+
+def test_every_asset_and_the_job_are_loaded() -> None:
+    definitions = build_defs(Settings.read({}))
+
+    assets = {key.to_user_string() for key in definitions.resolve_all_asset_keys()}
+    named = {path.stem for path in (ROOT / "rba_pipeline" / "assets").glob("*.py")}
+    assert assets == {"documents", "chunks", "embeddings", "vectors"}
+    assert named - {"__init__", "reporting"} == assets
+    assert definitions.resolve_job_def("publish_partition").partitions_def is not None

@@ -22,6 +22,7 @@ from rba_pipeline.local_service import (
 from rba_pipeline.resources.file_lock import FileLock
 from rba_pipeline.resources.ports import free_port
 from rba_pipeline.resources.postgres import EmbeddedPostgres, is_embedded
+from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.supervision import say, start_all, watch
 
 __all__ = [
@@ -63,12 +64,15 @@ def project_root() -> Path:
 def load_environment() -> dict[str, str]:
     """Put the variables of .env into this process' environment, where the shell did not set them.
 
-    Makes .env and Dagster's home when they are absent.
+    Makes .env and Dagster's home when they are absent. In a folder that is not ours to write, as
+    in a container, all variables have to come from outside.
 
     Returns:
         The variables of .env with the values that are now in force.
     """
     root = project_root()
+    if not (root / ".env").exists() and not os.access(root, os.W_OK):
+        return {}
     values = local_env.read(root)
     for name, value in values.items():
         os.environ.setdefault(name, value)
@@ -181,6 +185,8 @@ def up(source: str | None) -> None:
     try:
         with stopping_on_signals(), database() as urls, ExitStack() as running:
             say("database", _without_password(urls.rba))
+            with VectorStore(database_url=urls.rba, corpus="").open() as vector_store:
+                vector_store.migrate()
             watch(start_all(root, running))
     except KeyboardInterrupt:
         say("stopped", "everything")

@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
         "pgvector", "requests", "psutil",
     },
     "rba_pipeline.assets": {
-        "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster", "pyarrow",
+        "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster",
+        "pyarrow",
     },
     "rba_pipeline.jobs": {"rba_pipeline.assets", "dagster"},
     "embedding_service.errors": set(),

@@ -62,11 +62,13 @@ def run_demo(settings: Settings, neighbours: Neighbours, queries: Sequence[str])
     for name in neighbours.vector_store.migrate():
         click.echo(f"schema             {name}")
     busy_s = neighbours.embedding.client.busy_s()
-    keys = partitions_to_materialise(settings, neighbours.source, neighbours.vector_store)
+    keys, found = partitions_to_materialise(settings, neighbours.source, neighbours.vector_store)
     click.echo(f"corpus             {settings.corpus} from {settings.source}")
+    click.echo(f"files              {found.files:,}, {found.parsed:,} of them parsed now")
     results = _materialise(settings, keys)
     totals = _totals(results)
-    _print_totals(totals, neighbours.embedding.client.busy_s() - busy_s)
+    quarantined = len(neighbours.source.catalogue().quarantine())
+    _print_totals(totals, quarantined, neighbours.embedding.client.busy_s() - busy_s)
     _account(settings, neighbours, keys, totals)
     for query in queries or _queries_for(settings):
         hits = search(
@@ -114,14 +116,17 @@ def _totals(results: list[PartitionResult]) -> Totals:
     )
 
 
-def _print_totals(totals: Totals, busy_s: float) -> None:
+def _print_totals(totals: Totals, files_quarantined: int, busy_s: float) -> None:
     rate = totals.embedded / totals.embedding_open_s if totals.embedding_open_s else 0.0
     click.echo(f"documents          {totals.documents:,}")
     click.echo(f"chunks             {totals.chunks:,}")
     click.echo(f"vectors            {totals.vectors:,}")
     click.echo(
+        f"quarantined        {files_quarantined:,} files, {totals.texts_quarantined:,} texts"
+    )
+    click.echo(
         f"texts              {totals.embedded:,} embedded in {totals.requests:,} requests, "
-        f"{totals.reused:,} reused, {totals.texts_quarantined:,} quarantined"
+        f"{totals.reused:,} reused"
     )
     click.echo(f"speed              {rate:.1f} chunks/s, {totals.tokens:,} tokens")
     click.echo(
@@ -150,7 +155,7 @@ def _account(settings: Settings, neighbours: Neighbours, keys: list[str], totals
     documents, rows = neighbours.vector_store.count(info.space.id)
     files = len(catalogue.entries)
     click.echo(
-        f"files              {files} = {documents} published + {len(quarantine)} quarantined"
+        f"accounted for      {files} files = {documents} published + {len(quarantine)} quarantined"
     )
     for name, reason in [(item.path, item.reason) for item in quarantine[:5]]:
         click.echo(f"  quarantined      {name}: {reason}")

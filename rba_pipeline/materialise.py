@@ -10,7 +10,7 @@ import dagster as dg
 from rba_pipeline.definitions import Settings, build_defs
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.partitions import key_of, partitions_by
-from rba_pipeline.resources.document_source import DocumentSource
+from rba_pipeline.resources.document_source import DocumentSource, Refreshed
 from rba_pipeline.resources.vector_store import VectorStore
 
 # Dagster's own log of a run is in its UI; here only the result is shown.
@@ -36,17 +36,19 @@ class PartitionResult:
 
 def partitions_to_materialise(
     settings: Settings, source: DocumentSource, vector_store: VectorStore
-) -> list[str]:
-    """Refresh the catalogue and return the partitions that hold a document or stored rows, in
-    order.
+) -> tuple[list[str], Refreshed]:
+    """Refresh the catalogue; return the partitions that hold a document or stored rows, in order.
+
+    The second value says what the refresh did.
     """
     today = datetime.now(UTC).date()
     with vector_store.catalogue_lock():
-        source.refresh(today)
+        refreshed = source.refresh(today)
     first_day = date(settings.first_year, 1, 1)
     days = {*source.catalogue(today).filing_dates(), *vector_store.filing_dates()}
     partitions = partitions_by(settings.grain, settings.first_year)
-    return sorted({key_of(partitions, day) for day in days if day >= first_day})
+    keys = sorted({key_of(partitions, day) for day in days if day >= first_day})
+    return keys, refreshed
 
 
 def materialise(settings: Settings, keys: list[str]) -> Iterator[PartitionResult]:

@@ -61,7 +61,9 @@ class Installation:
         """Materialise every partition that needs it; a failure is in the results."""
         with self.neighbours() as found:
             found.vector_store.migrate()
-            keys = partitions_to_materialise(self.settings, found.source, found.vector_store)
+            keys, _ = partitions_to_materialise(
+                self.settings, found.source, found.vector_store
+            )
         return self.run(*keys)
 
     def run(self, *keys: str) -> list[PartitionResult]:

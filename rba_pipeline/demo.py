@@ -23,8 +23,8 @@ SAMPLE_QUERIES = (
 )
 CORPUS_QUERIES = (
     "cash rate decision June 2013",
-    "global financial crisis bank funding guarantee 2008",
-    "drought and rural output",
+    "floods in Queensland and coal exports",
+    "how the drought lowers rural production",
 )
 
 _ROW = "{:<10} {:>11} {:>7} {:>9} {:>7} {:>8}"

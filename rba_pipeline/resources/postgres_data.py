@@ -16,6 +16,9 @@ USER = "rba"
 _START_S = 60
 _STOP_S = 30
 _PAUSE_S = 0.05
+# The usual 4,096 protect a password that people chose; ours has 192 random bits. Dagster connects
+# for every event, and connecting takes 2.3 ms with these instead of 4.2.
+_SCRAM_ITERATIONS = 64
 
 
 def running_port(data: Path) -> int | None:
@@ -45,7 +48,8 @@ def initialise(home: PostgresHome, data: Path, password: str, *, durable: bool) 
         status, printed = home.run(
             "initdb", "-D", aside, "-U", USER, "--pwfile", secret, "--auth=scram-sha-256",
             "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
-            "--locale=C", "--no-instructions", *unsynced, deadline_s=120,
+            "--locale=C", "--no-instructions", "-c", f"scram_iterations={_SCRAM_ITERATIONS}",
+            *unsynced, deadline_s=120,
         )  # fmt: skip
     finally:
         secret.unlink()

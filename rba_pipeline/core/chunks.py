@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
@@ -86,12 +86,21 @@ class Chunker:
 
     def __init__(self, settings: ChunkSettings, tokenizer_json: str) -> None:
         self.settings = settings
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        # A tokenizer file may carry both; counting needs true lengths.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._json = self._tokenizer.to_str()
+        self._given_json = tokenizer_json
         self._splitter = lru_cache(maxsize=64)(self._make_splitter)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Made at first use: a partition that is unchanged needs none."""
+        tokenizer = Tokenizer.from_str(self._given_json)
+        # A tokenizer file may carry both; counting needs true lengths.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _json(self) -> str:
+        return str(self._tokenizer.to_str())
 
     def cut(self, document: Document) -> Iterator[Chunk]:
         """Yield the chunks of ``document`` in reading order; none for a document without text.

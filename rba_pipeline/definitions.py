@@ -71,6 +71,7 @@ class Settings:
             api_url=environment.get("EMBEDDING_API_URL") or "http://127.0.0.1:8000",
             has_api_key=bool(environment.get("EMBEDDING_API_KEY")),
         )
+        partitions_by(settings.grain, settings.first_year)
         check_settings({name: getattr(settings, name) for name in RANGES})
         Chunking.check(
             {"chunk_tokens": settings.chunk_tokens, "chunk_overlap": settings.chunk_overlap}

@@ -64,18 +64,28 @@ def known_items(file: Path) -> list[KnownItem]:
     Raises:
         BadSetting: A line is not such a row, or there is none; the message has file and line.
     """
-    items = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            items.append(KnownItem(str(row["query"]), str(row["relevant_path"])))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadSetting(
-                f"{file}, line {number}: expected an object with 'query' and 'relevant_path' "
-                f"({error!r})"
-            ) from error
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadSetting(f"{file} is not UTF-8: {error}") from error
+    rows = enumerate(lines, start=1)
+    items = [_known_item(line, f"{file}, line {number}") for number, line in rows if line.strip()]
     if not items:
         raise BadSetting(f"{file} holds no query")
     return items
+
+
+def _known_item(line: str, place: str) -> KnownItem:
+    try:
+        row = json.loads(line)
+        query, path = row["query"], row["relevant_path"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise BadSetting(
+            f"{place}: expected an object with 'query' and 'relevant_path' ({error!r})"
+        ) from error
+    for field in (query, path):
+        if not isinstance(field, str) or not field.strip():
+            raise BadSetting(
+                f"{place}: expected an object with 'query' and 'relevant_path', both of them texts"
+            )
+    return KnownItem(query, path)

@@ -61,9 +61,7 @@ class Installation:
         """Materialise every partition that needs it; a failure is in the results."""
         with self.neighbours() as found:
             found.vector_store.migrate()
-            keys, _ = partitions_to_materialise(
-                self.settings, found.source, found.vector_store
-            )
+            keys, _ = partitions_to_materialise(self.settings, found.source, found.vector_store)
         return self.run(*keys)
 
     def run(self, *keys: str) -> list[PartitionResult]:

@@ -65,9 +65,9 @@ class DocumentSource(dg.ConfigurableResource):
         le=1024**3,
         description="Larger files are quarantined as too_large (bytes).",
     )
-    allow_empty: bool = Field(
+    allow_mass_delete: bool = Field(
         default=False,
-        description="Accept a source without a single file although documents are kept from it.",
+        description="Accept a source in which not one of the documents kept from it is left.",
     )
 
     def refresh(self, today: date, on_progress: Progress | None = None) -> Refreshed:
@@ -92,7 +92,7 @@ class DocumentSource(dg.ConfigurableResource):
         stated = read_manifest(source)
         wanted = present if stated is None else _listed(source, present, stated)
         before = {entry.path: entry for entry in _entries(place)}
-        self._refuse_empty(wanted, before)
+        self._refuse_mass_delete(wanted, before)
 
         refresh = CatalogueRefresh(place, source, self.max_file_bytes, before, stated or {})
         refresh.run(wanted, on_progress)
@@ -147,17 +147,21 @@ class DocumentSource(dg.ConfigurableResource):
             )
         return Place(StoreRoot(self.store), self.corpus, f"catalogue/{self.corpus}")
 
-    def _refuse_empty(self, wanted: list[Found], before: dict[str, Entry]) -> None:
-        documents = sum(entry.reason is None for entry in before.values())
-        absent = all(
-            file.problem is not None and file.problem.reason == "missing" for file in wanted
+    def _refuse_mass_delete(self, wanted: list[Found], before: dict[str, Entry]) -> None:
+        known = {path for path, entry in before.items() if entry.reason is None}
+        gone = {file.path for file in wanted if _is_missing(file)}
+        if not known or self.allow_mass_delete or known & ({file.path for file in wanted} - gone):
+            return
+        raise SourceUnavailable(
+            f"{self.url} holds none of the {len(known)} documents of corpus {self.corpus!r}: it "
+            "looks like a folder that is not mounted, or like another one of the same name. "
+            "Nothing was changed. For another corpus set RBA_CORPUS; if the documents are to go, set "
+            "resources > source > config > allow_mass_delete: true for one run"
         )
-        if absent and documents and not self.allow_empty:
-            raise SourceUnavailable(
-                f"{self.url} holds none of the {documents} documents of corpus {self.corpus!r}: it "
-                "looks like a folder that is not mounted. Nothing was changed. If its documents "
-                "are to go, set allow_empty: true for this run"
-            )
+
+
+def _is_missing(file: Found) -> bool:
+    return file.problem is not None and file.problem.reason == "missing"
 
 
 def _entries(place: Place) -> list[Entry]:

@@ -1,6 +1,7 @@
 """Texts in, float32 matrix out, over HTTP; translates every refusal into one of our errors."""
 
 import itertools
+import math
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -256,7 +257,9 @@ def _token_counts(data: Sequence[dict[str, Any]], address: str) -> tuple[int, ..
     counts = tuple(item.get("tokens", 0) for item in data)
     for index, count in enumerate(counts):
         if type(count) is not int or count < 0:
-            raise ContractBroken(f"{address}: text {index} has tokens={count!r}, not a whole number")
+            raise ContractBroken(
+                f"{address}: text {index} has tokens={count!r}, not a whole number"
+            )
     return counts
 
 
@@ -288,6 +291,7 @@ def _error_body(response: requests.Response) -> tuple[str, str, int | None]:
 
 def _retry_after_s(response: requests.Response) -> float | None:
     try:
-        return max(0.0, float(response.headers.get("Retry-After", "")))
+        told_s = float(response.headers.get("Retry-After", ""))
     except ValueError:
         return None
+    return max(0.0, told_s) if math.isfinite(told_s) else None

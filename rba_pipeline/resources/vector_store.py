@@ -29,6 +29,8 @@ from rba_pipeline.resources.publication import Publication, VectorSource
 from rba_pipeline.resources.space_register import HeldSpace, lock_key
 
 CONNECT_TIMEOUT_S = 10
+# A first refresh may parse for long; whoever waits for it has nothing else to do.
+CATALOGUE_LOCK_TIMEOUT_S = 3600
 LOCK_TIMEOUT_S = 60
 
 
@@ -100,18 +102,19 @@ class VectorStore(dg.ConfigurableResource):
 
     @contextmanager
     def catalogue_lock(self) -> Iterator[None]:
-        """Keep other runs from refreshing the catalogue; wait for them, a minute at most."""
+        """Keep other runs from refreshing the catalogue; wait for them, an hour at most."""
         key = lock_key("catalogue", self.corpus)
         connection = self._ready()
         with self._translated():
-            connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            connection.execute(f"SET lock_timeout = '{CATALOGUE_LOCK_TIMEOUT_S}s'")
             connection.execute("SELECT pg_advisory_lock(%s)", [key])
         try:
             yield
         finally:
             # A lost connection has lost the lock as well.
             if not connection.closed:
-                connection.execute("SELECT pg_advisory_unlock(%s)", [key])
+                with self._translated():
+                    connection.execute("SELECT pg_advisory_unlock(%s)", [key])
 
     def publish(
         self,
@@ -162,8 +165,8 @@ class VectorStore(dg.ConfigurableResource):
         with self._translated(), connection.transaction():
             connection.execute(
                 "DELETE FROM quarantine WHERE corpus = %s AND kind = %s "
-                "AND window_start >= %s AND window_end <= %s",
-                [self.corpus, kind, *span],
+                "AND window_start < %s AND window_end > %s",
+                [self.corpus, kind, *reversed(span)],
             )
             with connection.cursor() as cursor:
                 cursor.executemany(
@@ -300,6 +303,7 @@ class VectorStore(dg.ConfigurableResource):
 
     def _connect(self) -> psycopg.Connection:
         if self._connection is None:
+            _require_address(self.database_url)
             self._connection = psycopg.connect(
                 self.database_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
             )
@@ -315,12 +319,20 @@ class VectorStore(dg.ConfigurableResource):
             raise DatabaseError(f"{_place(self.database_url)}: {_sentence(error)}") from error
 
 
+def _require_address(url: str) -> None:
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq repeats what it could not read, which may be the password: not even as a cause.
+        raise DatabaseError(
+            "RBA_DATABASE_URL is not a postgresql:// address. In a password, write % as %25, @ as "
+            "%40, / as %2F"
+        ) from None
+
+
 def _place(url: str) -> str:
     """Return host, port and name of a database, without user and password."""
-    try:
-        parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return "RBA_DATABASE_URL is not a postgresql:// address"
+    parts = conninfo_to_dict(url)
     host, port = parts.get("host", "localhost"), parts.get("port", 5432)
     return f"database {parts.get('dbname', '')!r} at {host}:{port}"
 
@@ -331,7 +343,5 @@ def _sentence(error: psycopg.Error) -> str:
     if isinstance(error, psycopg.errors.ConnectionTimeout) or error.sqlstate is None:
         return f"{said}. Start the database (make up) or correct RBA_DATABASE_URL"
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return (
-            f"another run has held the lock for over {LOCK_TIMEOUT_S} s. Run again when it is done"
-        )
+        return f"another run held the lock for too long ({said}). Run again when it is done"
     return said

@@ -354,12 +354,22 @@ def test_an_empty_folder_is_refused_unless_meant(corpus: Corpus, listed: bool) -
     corpus.refresh()
     file.unlink()
 
-    with pytest.raises(SourceUnavailable, match=r"not mounted.*allow_empty"):
+    with pytest.raises(SourceUnavailable, match=r"not mounted.*allow_mass_delete"):
         corpus.refresh()
     assert corpus.paths() == ["a.txt"]
 
-    corpus.refresh(allow_empty=True)
+    corpus.refresh(allow_mass_delete=True)
     assert corpus.paths() == []
+
+
+def test_another_folder_of_the_same_name_is_refused_unless_meant(corpus: Corpus) -> None:
+    corpus.put("b.txt", text_of("4 May 2020"))
+    corpus.refresh()
+    (corpus.folder / "b.txt").rename(corpus.folder / "c.txt")
+
+    with pytest.raises(SourceUnavailable, match=r"another one of the same name.*RBA_CORPUS"):
+        corpus.refresh()
+    assert corpus.paths() == ["b.txt"]
 
 
 def test_an_empty_folder_is_no_error_the_first_time(corpus: Corpus) -> None:

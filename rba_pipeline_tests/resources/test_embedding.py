@@ -1,0 +1,179 @@
+"""The stream of vectors: all texts, once, within the bounds, handed over in time."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rba_pipeline_tests.oracle_service import OracleService, Reply
+from rba_pipeline_tests.resources.embedding_streams import (
+    PATIENCE_S,
+    assert_each_has_its_own_vector,
+    embed_all,
+    embedding,
+    stream,
+    texts,
+)
+from rba_pipeline_tests.resources.sample_records import sha256
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 70), st.integers(1, 9), st.integers(1, 4))
+def test_every_text_is_sent_once_and_has_its_own_vector(
+    count: int, batch: int, parallel: int
+) -> None:
+    wanted = texts(count)
+    with OracleService() as oracle:
+        parts, traffic = embed_all(embedding(oracle, batch, parallel), wanted)
+
+        assert_each_has_its_own_vector(parts, wanted)
+        assert Counter(oracle.texts_sent) == {text.text: 1 for text in wanted}
+        assert traffic.texts == count
+        assert traffic.requests == len(oracle.sent)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [
+        pytest.param(0, [], id="none"),
+        pytest.param(1, [1], id="one"),
+        pytest.param(4, [4], id="exactly-one-request"),
+        pytest.param(5, [4, 1], id="one-over"),
+        pytest.param(12, [4, 4, 4], id="exact-multiple"),
+        pytest.param(260, [4] * 65, id="more-than-the-look-ahead"),
+    ],
+)
+def test_requests_hold_batch_size_texts_each_the_last_what_is_left(
+    oracle: OracleService, count: int, sizes: list[int]
+) -> None:
+    embed_all(embedding(oracle, 4, 1), texts(count))
+
+    assert [len(sent) for sent in oracle.sent] == sizes
+
+
+def test_exactly_parallel_batches_requests_are_in_flight(oracle: OracleService) -> None:
+    everyone_is_here = threading.Barrier(3)
+
+    def meet(number: int, sent: list[str]) -> None:
+        # Only when three requests are open at once does any of the first three go on.
+        if number < 3:
+            everyone_is_here.wait(PATIENCE_S)
+
+    oracle.script = meet
+    embed_all(embedding(oracle, 2, 3), texts(40))
+
+    assert oracle.peak_in_flight == 3
+
+
+@pytest.mark.parametrize(("batch", "parallel"), [(1, 1), (3, 2), (2, 4)])
+def test_texts_sent_and_not_yet_kept_stay_within_two_rounds_of_requests(
+    oracle: OracleService, batch: int, parallel: int
+) -> None:
+    kept, unkept = 0, list[int]()
+    first_part_is_kept = threading.Event()
+
+    def script(number: int, sent: list[str]) -> None:
+        unkept.append(len(oracle.texts_sent) - kept)
+        if number == 1 and parallel > 1:
+            # The slowest request of all: the others run ahead as far as they may.
+            first_part_is_kept.wait(PATIENCE_S)
+
+    oracle.script = script
+    resource = embedding(oracle, batch, parallel)
+    with resource.open():
+        for part in stream(resource, texts(60)):
+            kept += len(part.text_hashes)
+            first_part_is_kept.set()
+
+    assert kept == 60
+    assert max(unkept) <= 2 * batch * parallel
+
+
+def test_while_the_caller_keeps_a_part_no_further_request_is_sent(oracle: OracleService) -> None:
+    answered = threading.Semaphore(0)
+
+    def count(number: int, sent: list[str]) -> None:
+        answered.release()
+
+    oracle.script = count
+    resource = embedding(oracle, 2, 2)
+    with resource.open():
+        parts = stream(resource, texts(40))
+        part = next(parts)
+        # Two requests made this part, at most two more were in flight when it was handed over.
+        arrived = 0
+        while answered.acquire(timeout=0.3):
+            arrived += 1
+        parts.close()
+
+    assert len(part.text_hashes) == 4
+    assert 2 <= arrived <= 4
+
+
+def test_answers_do_not_wait_for_a_request_that_is_stuck(oracle: OracleService) -> None:
+    release = threading.Event()
+    oracle.script = lambda number, sent: None if number else release.wait(PATIENCE_S) and None
+    resource = embedding(oracle, 2, 2)
+
+    with resource.open():
+        parts = stream(resource, texts(10))
+        try:
+            early = next(parts)
+            stuck = set(oracle.sent[0])
+        finally:
+            release.set()
+        rest = list(parts)
+
+    assert len(early.text_hashes) == 4
+    assert not {sha256(text) for text in stuck} & set(early.text_hashes)
+    assert_each_has_its_own_vector([early, *rest], texts(10))
+
+
+def test_a_part_is_handed_over_within_two_seconds_though_answers_are_few(
+    oracle: OracleService,
+) -> None:
+    release, answered_at = threading.Event(), list[float]()
+
+    def one_answers(number: int, sent: list[str]) -> None:
+        if number == 0:
+            answered_at.append(time.monotonic())
+        else:
+            release.wait(PATIENCE_S)
+
+    oracle.script = one_answers
+    resource = embedding(oracle, 2, 4)
+    with resource.open():
+        parts = stream(resource, texts(8))
+        try:
+            early = next(parts)
+            waited_s = time.monotonic() - answered_at[0]
+        finally:
+            release.set()
+        rest = list(parts)
+
+    assert len(early.text_hashes) == 2
+    assert waited_s < 4
+    assert_each_has_its_own_vector([early, *rest], texts(8))
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "sizes"),
+    [
+        pytest.param(True, [8, 8, 4, 8, 8], id="adaptive-halves-and-recovers"),
+        pytest.param(False, [8, 8, 8, 8, 4], id="fixed-stays"),
+    ],
+)
+def test_a_refusal_makes_only_an_adaptive_run_lean_less(
+    oracle: OracleService, adaptive: bool, sizes: list[int]
+) -> None:
+    def full_once(number: int, sent: list[str]) -> Reply | None:
+        return Reply.error(429, "queue_full", Retry_After="0") if number == 0 else None
+
+    oracle.script = full_once
+    _, traffic = embed_all(embedding(oracle, 8, 1, adaptive=adaptive), texts(28))
+
+    assert [len(sent) for sent in oracle.sent] == sizes
+    assert (traffic.refusals, traffic.requests, traffic.texts) == (1, 5, 28)

@@ -1,0 +1,137 @@
+"""The stream of vectors when requests fail or its reader leaves: nothing is lost or left over."""
+
+import threading
+import time
+
+import dagster as dg
+import pytest
+
+from rba_pipeline.core.embeddings import Part
+from rba_pipeline.core.errors import RequestRejected, ServiceOverloaded, TextRejected
+from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline_tests.oracle_service import OracleService, Reply
+from rba_pipeline_tests.resources.embedding_streams import (
+    PATIENCE_S,
+    assert_each_has_its_own_vector,
+    embed_all,
+    embedding,
+    hashes,
+    no_workers_left,
+    stream,
+    texts,
+)
+from rba_pipeline_tests.resources.sample_records import sha256
+
+
+def test_after_a_failure_the_answers_in_flight_are_handed_over_before_it_is_raised(
+    oracle: OracleService,
+) -> None:
+    all_three_are_in_flight = threading.Barrier(3)
+
+    def script(number: int, sent: list[str]) -> Reply | None:
+        if number < 3:
+            all_three_are_in_flight.wait(PATIENCE_S)
+        return Reply.error(413, "too_large") if number == 0 else None
+
+    oracle.script = script
+    resource, parts = embedding(oracle, 2, 3), list[Part]()
+    with resource.open(), pytest.raises(RequestRejected, match="too_large"):
+        # What was yielded before the error stays in the list.
+        parts.extend(stream(resource, texts(60)))
+
+    answered = [text for sent in oracle.sent[1:] for text in sent]
+    assert sorted(hashes(parts)) == sorted(map(sha256, answered))
+    assert 3 <= len(oracle.sent) <= 6
+    assert no_workers_left()
+
+
+def test_texts_that_the_service_rejects_are_reported_and_the_others_embedded(
+    oracle: OracleService,
+) -> None:
+    wanted = texts(9)
+    bad = {wanted[2].text, wanted[6].text, wanted[7].text}
+
+    def reject(number: int, sent: list[str]) -> Reply | None:
+        found = [place for place, text in enumerate(sent) if text in bad]
+        return Reply.error(422, "text_invalid", found[0]) if found else None
+
+    oracle.script = reject
+    parts, _ = embed_all(embedding(oracle, 4, 2), wanted)
+
+    rejections = [rejection for part in parts for rejection in part.rejections]
+    assert {rejection.text_hash for rejection in rejections} == set(map(sha256, bad))
+    assert {(each.reason, each.attempts) for each in rejections} == {("text_invalid", 1)}
+    assert_each_has_its_own_vector(parts, [text for text in wanted if text.text not in bad])
+
+
+def test_a_batch_of_nothing_but_rejected_texts_is_no_vector(oracle: OracleService) -> None:
+    oracle.script = lambda number, sent: Reply.error(422, "text_invalid", 0)
+
+    parts, traffic = embed_all(embedding(oracle, 3, 1), texts(3))
+
+    assert hashes(parts) == []
+    assert sum(len(part.rejections) for part in parts) == 3
+    assert (traffic.texts, traffic.requests) == (0, 3)
+
+
+def test_a_rejected_index_outside_the_request_ends_the_run(oracle: OracleService) -> None:
+    oracle.script = lambda number, sent: Reply.error(422, "text_invalid", len(sent))
+
+    with pytest.raises(TextRejected):
+        embed_all(embedding(oracle, 3, 1), texts(3))
+
+    assert len(oracle.sent) == 1
+
+
+def test_a_stream_that_is_closed_early_leaves_no_thread(oracle: OracleService) -> None:
+    resource = embedding(oracle, 1, 4)
+
+    with resource.open():
+        parts = stream(resource, texts(50))
+        next(parts)
+        parts.close()
+
+        assert no_workers_left()
+
+
+def test_closing_a_stream_waits_no_longer_than_one_request_may_take(oracle: OracleService) -> None:
+    release = threading.Event()
+    oracle.script = lambda number, sent: None if number < 2 else release.wait(PATIENCE_S) and None
+    resource = embedding(oracle, 1, 2, timeout_s=1)
+
+    try:
+        with resource.open():
+            parts = stream(resource, texts(9))
+            next(parts)
+            started = time.monotonic()
+            parts.close()
+            took_s = time.monotonic() - started
+    finally:
+        release.set()
+
+    assert took_s < 4
+    assert no_workers_left()
+
+
+def test_a_run_that_fails_closes_its_connections(oracle: OracleService) -> None:
+    oracle.script = lambda number, sent: Reply.error(503, "draining", Retry_After="30")
+    held = []
+
+    @dg.asset
+    def failing(embedding: Embedding) -> None:
+        held.append(embedding.client)
+        raise dg.Failure("on purpose", allow_retries=False)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [failing],
+            resources={"embedding": embedding(oracle, 1, 1)},
+            instance=instance,
+            raise_on_error=False,
+        )
+
+    assert not result.success
+    # A closed client waits for no retry.
+    with pytest.raises(ServiceOverloaded):
+        held[0].embed(["late"], info=held[0].info())
+    assert len(oracle.sent) == 1

@@ -1,0 +1,244 @@
+"""The dataset of vectors: a checkpoint that no kill, merge or second run can spoil."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rba_pipeline.core.embeddings import Outcome, Part
+from rba_pipeline.core.errors import RecordMissing
+from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
+from rba_pipeline_tests.resources.sample_records import CORPUS, SPACE, YEAR, sha256, vectors_of
+
+SPACE_ID, IN = SPACE.id, 2013
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "embeddings" / CORPUS / SPACE_ID / str(IN)
+
+
+def writer(tmp_path: Path) -> EmbeddingStore:
+    """Return a store as one run has it; another run is another writer."""
+    return EmbeddingStore(store=str(tmp_path), corpus=CORPUS)
+
+
+def keep(store: EmbeddingStore, *texts: str) -> None:
+    store.append(SPACE_ID, IN, Part(tuple(map(sha256, texts)), vectors_of(texts)))
+
+
+def found(store: EmbeddingStore, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the vectors by hash; a hash that comes twice is an error."""
+    rows: dict[str, np.ndarray] = {}
+    for hashes, vectors in store.vectors(SPACE_ID, IN, set(map(sha256, texts))):
+        assert vectors.dtype == np.float32
+        assert len(hashes) == len(vectors)
+        assert rows.keys().isdisjoint(hashes)
+        rows.update(zip(hashes, vectors, strict=True))
+    return rows
+
+
+def assert_all_there(store: EmbeddingStore, texts: Sequence[str]) -> None:
+    rows = found(store, texts)
+    assert rows.keys() == set(map(sha256, texts))
+    for text, vector in zip(texts, vectors_of(texts), strict=True):
+        np.testing.assert_array_equal(rows[sha256(text)], vector)
+
+
+def names(count: int, prefix: str = "text") -> list[str]:
+    return [f"{prefix} {number}" for number in range(count)]
+
+
+def test_a_vector_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+
+    keep(store, "a", "b")
+    keep(store, "c")
+
+    assert_all_there(writer(tmp_path), ["a", "b", "c"])
+
+
+def test_kept_are_those_with_a_vector_in_this_space_and_year(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    keep(store, "a", "b")
+    among = {sha256("a"), sha256("x")}
+
+    assert store.kept(SPACE_ID, IN, among) == {sha256("a")}
+    assert store.kept(SPACE_ID, 2012, among) == store.kept("b" * 32, IN, among) == set()
+    assert store.kept(SPACE_ID, IN, set()) == set()
+    assert among == {sha256("a"), sha256("x")}
+
+
+def test_only_wanted_vectors_are_yielded_and_absent_ones_left_out(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    keep(store, "a", "b", "c")
+
+    assert found(store, ["b", "x"]).keys() == {sha256("b")}
+
+
+def test_an_empty_part_leaves_no_file(tmp_path: Path, folder: Path) -> None:
+    keep(writer(tmp_path))
+
+    assert not folder.exists()
+
+
+def test_large_parts_stream_in_bounded_blocks(tmp_path: Path) -> None:
+    store, texts = writer(tmp_path), names(3000)
+    keep(store, *texts)
+    keep(store, "one more")
+
+    sizes = [len(hashes) for hashes, _ in store.vectors(SPACE_ID, IN, set(map(sha256, texts)))]
+
+    assert sum(sizes) == 3000
+    assert max(sizes) <= 1024
+
+
+def test_merging_keeps_every_vector_in_one_file(tmp_path: Path, folder: Path) -> None:
+    store, texts = writer(tmp_path), names(150)
+    for text in texts:
+        keep(store, text)
+
+    store.merge(SPACE_ID, IN)
+
+    assert len(list(folder.iterdir())) == 1
+    assert_all_there(store, texts)
+
+
+@pytest.mark.parametrize("parts", [0, 1])
+def test_merging_fewer_than_two_parts_changes_nothing(
+    tmp_path: Path, folder: Path, parts: int
+) -> None:
+    store = writer(tmp_path)
+    for text in names(parts):
+        keep(store, text)
+    before = sorted(folder.glob("*"))
+
+    store.merge(SPACE_ID, IN)
+
+    assert sorted(folder.glob("*")) == before
+
+
+def test_merging_never_touches_the_parts_of_another_run(tmp_path: Path, folder: Path) -> None:
+    other, own = writer(tmp_path), writer(tmp_path)
+    keep(other, "a")
+    keep(other, "b")
+    of_other = {path.name: path.read_bytes() for path in folder.iterdir()}
+    keep(own, "c")
+    keep(own, "d")
+
+    own.merge(SPACE_ID, IN)
+
+    left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(left) == 3
+    assert of_other.items() <= left.items()
+    assert_all_there(own, ["a", "b", "c", "d"])
+
+
+def test_a_kill_between_the_merged_file_and_the_removals_leaves_texts_twice_alike(
+    tmp_path: Path, folder: Path
+) -> None:
+    store, texts = writer(tmp_path), names(5)
+    for text in texts:
+        keep(store, text)
+    small = {path: path.read_bytes() for path in folder.iterdir()}
+    store.merge(SPACE_ID, IN)
+    for path, content in small.items():
+        path.write_bytes(content)
+
+    assert len(list(folder.iterdir())) == 6
+    assert_all_there(store, texts)
+    store.merge(SPACE_ID, IN)
+    assert len(list(folder.iterdir())) == 1
+    assert_all_there(store, texts)
+
+
+def test_a_part_that_vanishes_while_another_run_merges_is_read_from_the_merged_one(
+    tmp_path: Path, folder: Path
+) -> None:
+    other, texts = writer(tmp_path), names(6)
+    for text in texts:
+        keep(other, text)
+    reading = writer(tmp_path).vectors(SPACE_ID, IN, set(map(sha256, texts)))
+    first, _ = next(reading)
+
+    other.merge(SPACE_ID, IN)
+
+    rest = [name for hashes, _ in reading for name in hashes]
+    assert len(first) == 1
+    assert sorted(first + rest) == sorted(map(sha256, texts))
+
+
+def test_parts_that_vanish_again_and_again_are_an_error_not_a_loss(
+    tmp_path: Path, folder: Path
+) -> None:
+    store, texts = writer(tmp_path), names(40)
+    hashes = set(map(sha256, texts))
+    keep(store, *texts[:2])
+    keep(store, *texts[2:4])
+    reading = store.vectors(SPACE_ID, IN, hashes)
+
+    def read_while_everything_is_renamed() -> None:
+        for number, _ in enumerate(reading, start=2):
+            shutil.rmtree(folder)
+            for text in texts[2 * number : 2 * number + 4]:
+                keep(store, text)
+
+    with pytest.raises(RuntimeError, match="vanish"):
+        read_while_everything_is_renamed()
+
+
+def test_a_file_left_aside_by_a_kill_is_not_read(tmp_path: Path, folder: Path) -> None:
+    store = writer(tmp_path)
+    keep(store, "a")
+    (folder / "part-0-0.parquet.abcd.tmp").write_bytes(b"PAR1 half")
+
+    assert_all_there(store, ["a"])
+
+
+OUTCOMES = Outcomes(
+    SPACE,
+    "c" * 16,
+    (
+        Outcome(sha256("a"), "embedded", None, 0, 3),
+        Outcome(sha256("b"), "reused", None, 0, 4),
+        Outcome(sha256("c"), "quarantined", "text_invalid", 2, 5),
+    ),
+)
+
+
+def test_outcomes_come_back_with_their_space_and_chunking(tmp_path: Path) -> None:
+    writer(tmp_path).write_outcomes(YEAR, OUTCOMES)
+
+    kept = writer(tmp_path).outcomes(YEAR)
+
+    assert kept == OUTCOMES
+    assert kept.quarantined == {sha256("c"): OUTCOMES.rows[2]}
+
+
+def test_outcomes_replace_those_of_an_earlier_run(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    store.write_outcomes(YEAR, OUTCOMES)
+
+    store.write_outcomes(YEAR, replace(OUTCOMES, rows=()))
+
+    assert store.outcomes(YEAR).rows == ()
+
+
+def test_outcomes_of_a_partition_that_never_ran_say_what_to_materialise(tmp_path: Path) -> None:
+    with pytest.raises(RecordMissing, match="materialise 'embeddings' first"):
+        writer(tmp_path).outcomes(YEAR)
+
+
+def test_earlier_attempts_are_those_of_quarantined_texts_and_none_at_first(tmp_path: Path) -> None:
+    store, june = writer(tmp_path), Window(date(2013, 6, 1), date(2013, 7, 1))
+    assert store.earlier_attempts(YEAR) == {}
+
+    store.write_outcomes(YEAR, OUTCOMES)
+
+    assert store.earlier_attempts(YEAR) == {sha256("c"): 2}
+    assert store.earlier_attempts(june) == {}

@@ -1,0 +1,139 @@
+"""Whole files, or none, on a local disk and elsewhere."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from rba_pipeline.resources.store_root import StoreRoot
+
+
+@pytest.fixture(params=["folder", "file-url", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> StoreRoot:
+    urls = {
+        "folder": str(tmp_path),
+        "file-url": tmp_path.as_uri(),
+        "memory": f"memory://store-{secrets.token_hex(4)}",
+    }
+    return StoreRoot(urls[request.param])
+
+
+def put(root: StoreRoot, path: str, content: bytes) -> None:
+    with root.write(path) as file:
+        file.write(content)
+
+
+def fail_half_way(root: StoreRoot, path: str, error: BaseException) -> None:
+    with root.write(path) as file:
+        file.write(b"half of the new")
+        raise error
+
+
+def content(root: StoreRoot, path: str) -> bytes:
+    with root.read(path) as file:
+        return file.read()
+
+
+def test_what_was_written_is_read_in_folders_that_did_not_exist(root: StoreRoot) -> None:
+    put(root, "a/b/c.parquet", b"first")
+
+    assert root.exists("a/b/c.parquet")
+    assert content(root, "a/b/c.parquet") == b"first"
+
+
+def test_writing_again_replaces_the_whole_file(root: StoreRoot) -> None:
+    put(root, "a/long.bin", b"a long first content")
+
+    put(root, "a/long.bin", b"short")
+
+    assert content(root, "a/long.bin") == b"short"
+
+
+def test_an_exception_in_the_block_leaves_the_old_file_and_no_litter(root: StoreRoot) -> None:
+    put(root, "a/x.parquet", b"old")
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way(root, "a/x.parquet", ZeroDivisionError())
+
+    assert content(root, "a/x.parquet") == b"old"
+    assert root.list("a", "") == ["a/x.parquet"]
+
+
+def test_an_exception_in_the_block_makes_no_new_file(root: StoreRoot) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way(root, "a/x.parquet", KeyboardInterrupt())
+
+    assert not root.exists("a/x.parquet")
+    assert root.list("a", "") == []
+
+
+def test_a_file_that_is_being_written_is_neither_listed_nor_there(root: StoreRoot) -> None:
+    put(root, "a/1.parquet", b"1")
+
+    with root.write("a/2.parquet") as file:
+        file.write(b"2")
+        meanwhile = root.list("a", ".parquet"), root.exists("a/2.parquet")
+
+    assert meanwhile == (["a/1.parquet"], False)
+    assert root.list("a", ".parquet") == ["a/1.parquet", "a/2.parquet"]
+
+
+def test_two_writers_of_one_path_leave_the_whole_file_of_the_last(tmp_path: Path) -> None:
+    root = StoreRoot(str(tmp_path))
+
+    with root.write("x.bin") as first:
+        first.write(b"first")
+        put(root, "x.bin", b"second")
+
+    assert content(root, "x.bin") == b"first"
+    assert root.list("", "") == ["x.bin"]
+
+
+def test_a_listing_is_sorted_and_has_only_files_with_the_suffix(root: StoreRoot) -> None:
+    for name in ("b.parquet", "a.parquet", "c.json", "deeper/d.parquet"):
+        put(root, f"f/{name}", b"")
+
+    assert root.list("f", ".parquet") == ["f/a.parquet", "f/b.parquet"]
+
+
+def test_an_absent_folder_lists_nothing(root: StoreRoot) -> None:
+    assert root.list("nowhere/at/all", ".parquet") == []
+
+
+def test_a_file_that_is_absent_cannot_be_read(root: StoreRoot) -> None:
+    with pytest.raises(FileNotFoundError), root.read("absent.parquet"):
+        pass
+
+
+def test_a_folder_is_no_file(root: StoreRoot) -> None:
+    put(root, "a/x.parquet", b"")
+
+    assert not root.exists("a")
+
+
+def test_removing_twice_is_no_error(root: StoreRoot) -> None:
+    put(root, "a/x.parquet", b"")
+
+    root.remove("a/x.parquet")
+    root.remove("a/x.parquet")
+
+    assert root.list("a", "") == []
+
+
+def test_a_file_is_read_at_any_position(root: StoreRoot) -> None:
+    put(root, "x.bin", b"0123456789")
+
+    with root.read("x.bin") as file:
+        file.seek(-3, 2)
+        last = file.read()
+
+    assert last == b"789"
+
+
+def test_two_roots_on_one_url_see_the_same_files(root: StoreRoot) -> None:
+    other = StoreRoot(root.url)
+    assert other.list("a", "") == []
+
+    put(root, "a/x.parquet", b"1")
+
+    assert other.list("a", "") == ["a/x.parquet"]

@@ -1,0 +1,242 @@
+"""The serving copy: search against brute force, quarantine, locks and lost connections."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import date
+
+import numpy as np
+import pytest
+
+from rba_pipeline.core.errors import DatabaseError, DatabaseUnavailable, WrongSpace
+from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.vector_store import Filters, QuarantineEntry, VectorStore
+from rba_pipeline_tests.oracle_service import oracle_vector
+from rba_pipeline_tests.resources.publishing import (
+    NEW_SPACE,
+    end_other_connections,
+    publish,
+    store_of,
+    wait_for_a_waiting_lock,
+)
+from rba_pipeline_tests.resources.sample_records import CORPUS, SPACE, YEAR, document, vectors_of
+
+pytestmark = pytest.mark.postgres
+
+SERIES = ("speech", "media-release", "media-release/cash-rate", "media-releases-of-others")
+DOCUMENTS = [
+    document(f"n{number}", day=date(2013, 1 + number, 10), series=SERIES[number % 4])
+    for number in range(12)
+]
+TEXTS = {of: [f"{of.title}, passage {place}" for place in range(5)] for of in DOCUMENTS}
+QUERY = oracle_vector("what is asked")
+WAIT_S = 30
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[VectorStore]:
+    """Have a store with a schema and nothing in it."""
+    with store_of(database_url).open() as opened:
+        opened.migrate()
+        yield opened
+
+
+@pytest.fixture
+def filled(store: VectorStore) -> VectorStore:
+    """Have sixty passages of twelve documents in it."""
+    publish(store, TEXTS)
+    return store
+
+
+def brute_force(filters: Filters, k: int) -> list[tuple[str, float]]:
+    def passes(of: object) -> bool:
+        series = of.series
+        in_series = filters.series is None or (series + "/").startswith(filters.series + "/")
+        first, last = filters.first_day or date.min, filters.last_day or date.max
+        return in_series and first <= of.published_on <= last
+
+    texts = [text for of, its_texts in TEXTS.items() if passes(of) for text in its_texts]
+    scores = vectors_of(texts) @ QUERY
+    order = np.argsort(-scores)[:k]
+    return [(texts[at], float(scores[at])) for at in order]
+
+
+@pytest.mark.parametrize(
+    ("filters", "k"),
+    [
+        pytest.param(Filters(), 7, id="no-filter"),
+        pytest.param(Filters(), 1000, id="more-than-there-are"),
+        pytest.param(Filters(series="speech"), 10, id="series"),
+        pytest.param(Filters(series="media-release"), 1000, id="series-and-what-is-below-it"),
+        pytest.param(Filters(series="media-release/cash-rate"), 1000, id="series-below"),
+        pytest.param(Filters(series="unknown"), 10, id="nothing-passes"),
+        pytest.param(Filters(first_day=date(2013, 3, 10)), 1000, id="from-that-day-on"),
+        pytest.param(Filters(last_day=date(2013, 3, 10)), 1000, id="up-to-that-day"),
+        pytest.param(
+            Filters("media-release", date(2013, 2, 1), date(2013, 6, 30)), 3, id="all-together"
+        ),
+    ],
+)
+def test_search_equals_brute_force(filled: VectorStore, filters: Filters, k: int) -> None:
+    hits = filled.search(QUERY, space=SPACE.id, k=k, filters=filters)
+
+    expected = brute_force(filters, k)
+    assert [hit.text for hit in hits] == [text for text, _ in expected]
+    np.testing.assert_allclose(
+        [hit.score for hit in hits], [score for _, score in expected], atol=1e-6
+    )
+
+
+def test_a_hit_says_where_its_passage_stands(filled: VectorStore) -> None:
+    hit = filled.search(oracle_vector("On n3, passage 2"), space=SPACE.id, k=1, filters=Filters())[
+        0
+    ]
+
+    assert hit.score == pytest.approx(1.0, abs=1e-6)
+    assert (hit.title, hit.path, hit.url) == ("On n3", "n3.html", "https://example.org/n3")
+    assert (hit.series, hit.published_on) == (SERIES[3], date(2013, 4, 10))
+    assert (hit.section, hit.page, hit.text) == ("Weather", 3, "On n3, passage 2")
+
+
+def test_passages_with_equal_scores_come_in_the_same_order_every_time(store: VectorStore) -> None:
+    publish(store, {of: ["the same words"] for of in DOCUMENTS})
+
+    found = [
+        [hit.document_id for hit in store.search(QUERY, space=SPACE.id, k=k, filters=Filters())]
+        for k in (12, 5)
+    ]
+
+    assert found[0][:5] == found[1]
+
+
+def test_a_query_from_another_space_is_refused_and_both_are_named(filled: VectorStore) -> None:
+    with pytest.raises(WrongSpace, match=rf"space {SPACE.id} \(oracle\).*{NEW_SPACE.id}"):
+        filled.search(QUERY, space=NEW_SPACE.id, k=1, filters=Filters())
+
+
+def test_a_corpus_without_anything_published_is_an_error(filled: VectorStore) -> None:
+    empty = store_of(filled.database_url, "empty")
+    with empty.open(), pytest.raises(WrongSpace, match="'empty' has nothing to search"):
+        empty.search(QUERY, space=SPACE.id, k=1, filters=Filters())
+
+
+def entry(name: str, window: Window, kind: str = "text", attempts: int = 1) -> QuarantineEntry:
+    return QuarantineEntry(
+        kind, name, window.start, window.end, "text_invalid", "it is refused", attempts
+    )
+
+
+ALWAYS = Window(date.min, date.max)
+JUNE = Window(date(2013, 6, 1), date(2013, 7, 1))
+
+
+def test_quarantine_is_replaced_per_kind_and_window(store: VectorStore) -> None:
+    store.replace_quarantine("document", None, [entry("a.html", ALWAYS, "document")])
+    store.replace_quarantine("text", YEAR, [entry("x", YEAR), entry("y", YEAR)])
+    elsewhere = Window(date(2014, 1, 1), date(2015, 1, 1))
+    store.replace_quarantine("text", elsewhere, [entry("z", elsewhere)])
+
+    store.replace_quarantine("text", YEAR, [entry("y", YEAR, attempts=2)])
+    store.replace_quarantine("document", None, [entry("b.html", ALWAYS, "document")])
+
+    assert store.quarantine() == [
+        entry("b.html", ALWAYS, "document"), entry("y", YEAR, attempts=2), entry("z", elsewhere),
+    ]  # fmt: skip
+
+
+def test_a_wider_window_replaces_the_entries_of_the_windows_within(store: VectorStore) -> None:
+    store.replace_quarantine("text", JUNE, [entry("x", JUNE)])
+
+    store.replace_quarantine("text", YEAR, [entry("x", YEAR)])
+
+    assert store.quarantine() == [entry("x", YEAR)]
+
+
+def test_quarantine_of_another_corpus_is_not_touched(store: VectorStore) -> None:
+    store.replace_quarantine("text", YEAR, [entry("x", YEAR)])
+    with store_of(store.database_url, "other").open() as other:
+        other.replace_quarantine("text", YEAR, [])
+        assert other.quarantine() == []
+
+    assert len(store.quarantine()) == 1
+
+
+def test_the_catalogue_lock_is_held_by_one_run_at_a_time(store: VectorStore) -> None:
+    held, go_on, order = threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        with store.catalogue_lock():
+            held.set()
+            go_on.wait(WAIT_S)
+            order.append("first")
+
+    def second() -> None:
+        with store_of(store.database_url).open() as other, other.catalogue_lock():
+            order.append("second")
+
+    with ThreadPoolExecutor(2) as pool, ExitStack() as end:
+        end.callback(go_on.set)
+        runs = [pool.submit(first)]
+        assert held.wait(WAIT_S)
+        runs.append(pool.submit(second))
+        wait_for_a_waiting_lock(store.database_url)
+        go_on.set()
+        for run in runs:
+            run.result(WAIT_S)
+
+    assert order == ["first", "second"]
+
+
+def test_a_connection_lost_under_the_catalogue_lock_is_an_error_of_ours(
+    store: VectorStore, database_url: str
+) -> None:
+    def lose_it() -> None:
+        with store.catalogue_lock():
+            end_other_connections(database_url)
+
+    with pytest.raises(DatabaseUnavailable):
+        lose_it()
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        pytest.param(
+            "postgresql://u:hush@127.0.0.1:9/x", DatabaseUnavailable,
+            r"database 'x' at 127.0.0.1:9: .*make up", id="nobody-listens",
+        ),
+        pytest.param("hush", DatabaseError, "URL is not a postgresql", id="no-address"),
+        pytest.param(
+            "postgresql://u:hush%zz@127.0.0.1/x", DatabaseError,
+            "RBA_DATABASE_URL is not a postgresql", id="password-with-a-bare-percent-sign",
+        ),
+    ],
+)  # fmt: skip
+def test_a_database_out_of_reach_is_named_without_its_password(
+    url: str, error: type[DatabaseError], message: str
+) -> None:
+    store = store_of(url)
+
+    with store.open(), pytest.raises(error, match=message) as raised:
+        store.count()
+
+    shown = [raised.value, raised.value.__cause__]
+    assert not any("hush" in str(each) for each in shown)
+
+
+def test_a_wrong_password_is_not_repeated(database_url: str) -> None:
+    url = database_url.replace(":test@", ":hush@")
+    store = store_of(url)
+
+    with store.open(), pytest.raises(DatabaseUnavailable, match="authentication failed") as raised:
+        store.count()
+
+    assert "hush" not in str(raised.value)
+
+
+def test_an_empty_store_counts_nothing(store: VectorStore) -> None:
+    assert store.count() == (0, 0)
+    assert store.filing_dates() == store.corpora() == store.spaces() == store.quarantine() == []
+    assert store.active_space() is None
+    assert store.corpus == CORPUS

@@ -1,0 +1,176 @@
+"""Settings from the environment, and which of run config, environment and preset is in force."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.presets import Preset
+from rba_pipeline.definitions import SAMPLE_CORPUS, Settings, build_defs, corpus_name
+from rba_pipeline.jobs import PUBLISH
+from rba_pipeline_tests.installation import Installation
+
+DEFAULTS = Settings(
+    source=str(SAMPLE_CORPUS),
+    corpus="sample_corpus",
+    store=str(Path.cwd() / ".state" / "store"),
+    grain="year",
+    first_year=1990,
+    chunk_tokens=512,
+    chunk_overlap=64,
+    preset=Preset("auto"),
+    batch_size=None,
+    parallel_batches=None,
+    timeout_s=240,
+    adaptive=True,
+    api_url="http://127.0.0.1:8000",
+    has_api_key=False,
+)
+VARIABLES = [
+    pytest.param("RBA_SOURCE", "s3://b/mins/", {"source": "s3://b/mins/", "corpus": "mins"}),
+    pytest.param("RBA_CORPUS", "other", {"corpus": "other"}),
+    pytest.param("RBA_STORE", "memory://store", {"store": "memory://store"}),
+    pytest.param("RBA_GRAIN", "month", {"grain": "month"}),
+    pytest.param("RBA_FIRST_YEAR", "2001", {"first_year": 2001}),
+    pytest.param("RBA_CHUNK_TOKENS", " 256 ", {"chunk_tokens": 256}),
+    pytest.param("RBA_CHUNK_OVERLAP", "0", {"chunk_overlap": 0}),
+    pytest.param("EMBEDDING_PRESET", "gpu", {"preset": Preset("gpu")}),
+    pytest.param("EMBEDDING_BATCH_SIZE", "24", {"batch_size": 24}),
+    pytest.param("EMBEDDING_PARALLEL_BATCHES", "3", {"parallel_batches": 3}),
+    pytest.param("EMBEDDING_API_TIMEOUT", "60", {"timeout_s": 60}),
+    pytest.param("EMBEDDING_ADAPTIVE", "False", {"adaptive": False}),
+    pytest.param("EMBEDDING_API_URL", "http://a,http://b", {"api_url": "http://a,http://b"}),
+    pytest.param("EMBEDDING_API_KEY", "hush", {"has_api_key": True}),
+]  # fmt: skip
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.read({}) == DEFAULTS
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), VARIABLES)
+def test_each_variable_sets_what_it_names_and_nothing_else(
+    name: str, value: str, expected: dict[str, Any]
+) -> None:
+    assert Settings.read({name: value}) == replace(DEFAULTS, **expected)
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), VARIABLES)
+def test_an_empty_variable_is_like_none(name: str, value: str, expected: object) -> None:
+    assert Settings.read({name: ""}) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        pytest.param("RBA_SOURCE", "s3://bucket", "no last part.*set RBA_CORPUS", id="no-name"),
+        pytest.param("RBA_SOURCE", "/", "no last part.*set RBA_CORPUS", id="root-folder"),
+        pytest.param("RBA_FIRST_YEAR", "soon", "RBA_FIRST_YEAR='soon': .* whole number", id="year"),
+        pytest.param("RBA_CHUNK_TOKENS", "5e2", "RBA_CHUNK_TOKENS='5e2'", id="chunk-tokens"),
+        pytest.param("RBA_CHUNK_TOKENS", "31", "32 to 8192", id="chunk-tokens-low"),
+        pytest.param("RBA_CHUNK_OVERLAP", "257", "0 to 256 .*RBA_CHUNK_OVERLAP", id="overlap"),
+        pytest.param("EMBEDDING_PRESET", "big", "auto, cpu-dev, cpu-prod, gpu", id="preset"),
+        pytest.param("EMBEDDING_BATCH_SIZE", "0", "1 to 2048 .*EMBEDDING_BATCH_SIZE", id="batch-0"),
+        pytest.param("EMBEDDING_BATCH_SIZE", "2049", "1 to 2048", id="batch-high"),
+        pytest.param("EMBEDDING_BATCH_SIZE", "1.5", "EMBEDDING_BATCH_SIZE='1.5'", id="batch-1.5"),
+        pytest.param("EMBEDDING_PARALLEL_BATCHES", "65", "1 to 64", id="parallel"),
+        pytest.param("EMBEDDING_API_TIMEOUT", "0", "1 to 3600 .*_API_TIMEOUT", id="timeout"),
+        pytest.param("EMBEDDING_ADAPTIVE", "maybe", "EMBEDDING_ADAPTIVE='maybe'", id="adaptive"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_with_variable_and_range(
+    name: str, value: str, message: str
+) -> None:
+    with pytest.raises(BadSetting, match=message):
+        Settings.read({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"grain": "week"}, "RBA_GRAIN='week'", id="grain"),
+        pytest.param({"first_year": 1066}, "RBA_FIRST_YEAR=1066", id="first-year"),
+    ],
+)
+def test_definitions_without_windows_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadSetting, match=message):
+        build_defs(replace(DEFAULTS, **change))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("/data/minutes", "minutes"), ("/data/minutes/", "minutes"), ("gs://a/b/c", "c")],
+)
+def test_a_corpus_is_named_after_its_folder(source: str, name: str) -> None:
+    assert corpus_name(source) == name
+
+
+def test_a_relative_folder_names_the_corpus_by_its_real_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert corpus_name(".") == tmp_path.name
+
+
+def test_the_definitions_load_and_hold_the_four_assets_and_the_job() -> None:
+    defs = build_defs(DEFAULTS)
+
+    dg.Definitions.validate_loadable(defs)
+    assets = {key.to_user_string() for key in defs.resolve_all_asset_keys()}
+    assert assets == {"documents", "chunks", "embeddings", "vectors"}
+    assert defs.resolve_job_def(PUBLISH).partitions_def is not None
+
+
+def test_the_key_is_not_in_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_API_KEY", "hush-hush")
+
+    defs = build_defs(replace(DEFAULTS, has_api_key=True))
+
+    schema = defs.resolve_job_def(PUBLISH).run_config_schema
+    assert "hush-hush" not in repr(defs.resources) + repr(schema.config_type.fields)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("environment", "config", "expected"),
+    [
+        pytest.param({}, {}, ("gpu", 32, 8), id="the-preset-where-nothing-is-set"),
+        pytest.param({"EMBEDDING_BATCH_SIZE": "6"}, {}, ("gpu", 6, 8), id="environment-first"),
+        pytest.param(
+            {"EMBEDDING_BATCH_SIZE": "6", "EMBEDDING_PARALLEL_BATCHES": "5"},
+            {"batch_size": 7},
+            ("gpu", 7, 5),
+            id="run-config-over-environment-field-by-field",
+        ),
+        pytest.param(
+            {"EMBEDDING_BATCH_SIZE": "6"}, {"preset": "cpu-dev"}, ("cpu-dev", 6, 2),
+            id="a-preset-of-the-run-config-below-a-value-of-the-environment",
+        ),
+    ],
+)  # fmt: skip
+def test_run_config_beats_environment_beats_preset(
+    installation: Installation,
+    environment: dict[str, str],
+    config: dict[str, object],
+    expected: tuple[str, int, int],
+) -> None:
+    installation.add("a.html", title="A", day="5 May 2011", paragraphs=["Rain fell on the plain."])
+    installation.environment |= {"EMBEDDING_PRESET": "gpu", **environment}
+    with installation.neighbours() as found:
+        found.vector_store.migrate()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = build_defs(installation.settings).resolve_job_def(PUBLISH).execute_in_process(
+            partition_key="2011-01-01",
+            instance=instance,
+            run_config={"resources": {"embedding": {"config": config}}},
+        )  # fmt: skip
+
+    [made] = result.asset_materializations_for_node("embeddings")
+    effective = made.metadata["effective_configuration"].value
+    in_force = (effective["preset"], effective["batch_size"], effective["parallel_batches"])
+    assert in_force == expected

@@ -155,8 +155,8 @@ class DocumentSource(dg.ConfigurableResource):
         raise SourceUnavailable(
             f"{self.url} holds none of the {len(known)} documents of corpus {self.corpus!r}: it "
             "looks like a folder that is not mounted, or like another one of the same name. "
-            "Nothing was changed. For another corpus set RBA_CORPUS; if the documents are to go, set "
-            "resources > source > config > allow_mass_delete: true for one run"
+            "Nothing was changed. For another corpus set RBA_CORPUS; if the documents are to "
+            "go, set resources > source > config > allow_mass_delete: true for one run"
         )
 
 

@@ -48,6 +48,7 @@ up: environment
 	exec .venv/bin/rba-pipeline up "$$@"
 
 test: environment
+	unset EMBEDDING_MODEL CORPUS
 	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest $$ARGS
 
 # The stamp is written last and holds the folder: an interrupted installation and a moved folder are both seen.

@@ -334,7 +334,10 @@ class TestCommandLine:
         effective = self._metadata(installation, "embeddings")["effective_configuration"]
         assert effective["batch_size"] == 5
         assert effective["parallel_batches"] == 3
-        assert {len(texts) for texts in oracle.sent[:-1]} == {5}
+        # The last batch has what is left, but need not be the last to arrive.
+        assert sorted((len(texts) for texts in oracle.sent), reverse=True)[:-1] == [5] * (
+            len(oracle.sent) - 1
+        )
         assert oracle.peak_in_flight == 3
 
     @pytest.mark.parametrize(

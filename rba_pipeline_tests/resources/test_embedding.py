@@ -103,14 +103,15 @@ def test_while_the_caller_keeps_a_part_no_further_request_is_sent(oracle: Oracle
     with resource.open():
         parts = stream(resource, texts(40))
         part = next(parts)
-        # Two requests made this part, at most two more were in flight when it was handed over.
+        # Two answers make a part due, and a third may come with the second; whatever was sent
+        # before it was handed over stays within twice two requests.
         arrived = 0
         while answered.acquire(timeout=0.3):
             arrived += 1
         parts.close()
 
-    assert len(part.text_hashes) == 4
-    assert 2 <= arrived <= 4
+    assert len(part.text_hashes) in (4, 6)
+    assert len(part.text_hashes) // 2 <= arrived <= 4
 
 
 def test_answers_do_not_wait_for_a_request_that_is_stuck(oracle: OracleService) -> None:

@@ -49,7 +49,7 @@ up: environment
 
 test: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest $$ARGS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope $$ARGS
 
 # The stamp is written last and holds the folder: an interrupted installation and a moved folder are both seen.
 environment:

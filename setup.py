@@ -45,6 +45,7 @@ DEV = [
     "openai",
     "pytest",
     "pytest-timeout",
+    "pytest-xdist",
     "ruff",
     "types-PyYAML",
     "types-requests",

@@ -1,12 +1,16 @@
 """TCP ports of this machine's loopback."""
 
 import errno
+import random
 import socket
 
 from rba_pipeline.core.errors import RbaError
 
 LOOPBACK = "127.0.0.1"
 _TRIED_PORTS = 100
+# Below the ports that Linux lends to outgoing connections (32768 and up): one of those can be gone
+# between our look and the server's bind.
+_ANY = range(20_000, 32_000)
 
 
 def free_port(preferred: int) -> int:
@@ -17,6 +21,7 @@ def free_port(preferred: int) -> int:
     Raises:
         RbaError: The hundred ports from ``preferred`` on are all taken.
     """
+    preferred = preferred or random.choice(_ANY)
     for port in range(preferred, min(preferred + _TRIED_PORTS, 65536)):
         with socket.socket() as probe:
             # As servers do it; otherwise a port counts as taken for a minute after its server left.

@@ -405,7 +405,9 @@ class TestCommandLine:
         output, _ = run.communicate(timeout=RUN_S)
 
         assert run.returncode != 0
-        assert "cannot reach the embedding service at http://127.0.0.1:9" in output
+        assert "Failure: ServiceUnavailable: cannot reach the embedding service" in output
+        assert "at http://127.0.0.1:9" in output
+        assert "caused by the following exception" not in output
         assert "make up" in output
         assert installation.rows() == {}
 

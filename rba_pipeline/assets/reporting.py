@@ -38,7 +38,8 @@ def one_message(recipe: Recipe) -> Recipe:
             passing = isinstance(
                 error, ServiceOverloaded | ServiceUnavailable | DatabaseUnavailable
             )
-            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=passing) from error
+            # It says what to do; the traces of its causes would only bury it.
+            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=passing) from None
 
     return cast(Recipe, reported)
 

@@ -13,8 +13,9 @@ from rba_pipeline.assets.reporting import (
 from rba_pipeline.core.embeddings import Outcome, Rejection, outcomes_of
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.chunking import Chunking
-from rba_pipeline.resources.embedding import Embedding, Traffic
+from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore, Outcomes
+from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import QuarantineEntry, VectorStore
 

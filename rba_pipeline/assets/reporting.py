@@ -17,7 +17,7 @@ from rba_pipeline.core.errors import (
 )
 from rba_pipeline.core.windows import Window
 from rba_pipeline.partitions import window_of
-from rba_pipeline.resources.embedding import Traffic
+from rba_pipeline.resources.embedding_stream import Traffic
 
 PROGRESS_EVERY_S = 10.0
 

@@ -1,72 +1,22 @@
 """The resource ``embedding``: how hard a run leans on the service, checked before any work."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
 
 import dagster as dg
-import numpy as np
 from pydantic import Field, PrivateAttr
 
-from rba_pipeline.core.embeddings import Part, Rejection, Text, by_similar_length
-from rba_pipeline.core.errors import BadSetting, EmbeddingError, TextRejected
-from rba_pipeline.core.pacing import Pace, after_answer, after_refusal
+from rba_pipeline.core.embeddings import Part, Text
+from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.presets import RANGES, Bounds, Preset, check_settings, effective_bounds
 from rba_pipeline.resources.checked_resource import CheckedResource
-from rba_pipeline.resources.embedding_client import (
-    ATTEMPTS,
-    LONGEST_WAIT_S,
-    EmbeddingClient,
-    ServiceInfo,
-)
-
-# A part is written when this many seconds passed since its first answer, however few there are.
-KEEP_WITHIN_S = 2.0
-# How many requests' worth of texts are sorted by length before they are sent.
-LOOK_AHEAD_REQUESTS = 64
+from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
+from rba_pipeline.resources.embedding_stream import EmbeddingStream, Traffic
 
 
 def _range(name: str) -> str:
     low, high, unit = RANGES[name]
     return f"{low} to {high} {unit}"
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What one stream of texts cost so far."""
-
-    requests: int = 0
-    refusals: int = 0
-    texts: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """The vectors of one batch and what they cost."""
-
-    part: Part
-    tokens: int
-    requests: int
-    refusals: int
-
-
-@dataclass(slots=True)
-class _Stream:
-    """One call of ``embed_stream``: who is in flight, and what waits to be kept."""
-
-    info: ServiceInfo
-    upper: Bounds
-    pace: Pace
-    traffic: Traffic
-    in_flight: set[Future[_Answer]] = field(default_factory=set)
-    answers: list[_Answer] = field(default_factory=list)
-    first_answer_at: float = 0.0
-    failure: EmbeddingError | None = None
 
 
 class Embedding(CheckedResource):
@@ -183,7 +133,7 @@ class Embedding(CheckedResource):
         answers of the requests that were still in flight are yielded.
 
         Args:
-            texts: Distinct texts; read as needed, ``LOOK_AHEAD_REQUESTS`` requests ahead.
+            texts: Distinct texts; read as needed, some 64 requests ahead.
             info: The service as the run began with it.
             traffic: Counted up while the stream runs.
             on_progress: Called after each part.
@@ -191,111 +141,7 @@ class Embedding(CheckedResource):
         Raises:
             EmbeddingError: The first failure of a request that retries could not mend.
         """
-        upper = self.bounds(info)
-        queue = by_similar_length(texts, LOOK_AHEAD_REQUESTS * upper.batch_size)
-        stream = _Stream(info, upper, Pace(upper), traffic)
-        started = time.monotonic()
-        pool = ThreadPoolExecutor(upper.parallel_batches, thread_name_prefix="embed")
-        try:
-            # Requests go out before a part is handed over: the service works while it is written.
-            while self._fill(stream, queue, pool) or stream.answers:
-                if not _part_is_due(stream):
-                    self._collect(stream)
-                    continue
-                part = _joined(stream.answers)
-                stream.answers.clear()
-                traffic.seconds = time.monotonic() - started
-                yield part
-                on_progress(traffic)
-            if stream.failure is not None:
-                raise stream.failure
-        finally:
-            if stream.in_flight:
-                self.client.close()
-            pool.shutdown(wait=True, cancel_futures=True)
-            traffic.seconds = time.monotonic() - started
-
-    def _fill(self, stream: _Stream, queue: Iterator[Text], pool: ThreadPoolExecutor) -> bool:
-        """Send requests up to the pace; return whether anything is in flight."""
-        while stream.failure is None and _may_send(stream):
-            batch = list(islice(queue, stream.pace.now.batch_size))
-            if not batch:
-                break
-            stream.in_flight.add(pool.submit(self._embed_batch, batch, stream.info))
-        return bool(stream.in_flight)
-
-    def _collect(self, stream: _Stream) -> None:
-        """Wait for an answer, or until the waiting answers are due."""
-        # Every attempt of a request has its own deadline; this one only guards against our own
-        # bugs.
-        left_s = ATTEMPTS * (self.timeout_s + 2.0 * LONGEST_WAIT_S)
-        if stream.answers:
-            left_s = max(0.0, stream.first_answer_at + KEEP_WITHIN_S - time.monotonic())
-        done, stream.in_flight = wait(stream.in_flight, left_s, FIRST_COMPLETED)
-        for future in done:
-            try:
-                answer = future.result()
-            except EmbeddingError as error:
-                stream.failure = stream.failure or error
-                continue
-            if not stream.answers:
-                stream.first_answer_at = time.monotonic()
-            stream.answers.append(answer)
-            self._count(stream, answer)
-
-    def _count(self, stream: _Stream, answer: _Answer) -> None:
-        stream.traffic.texts += len(answer.part.text_hashes)
-        stream.traffic.tokens += answer.tokens
-        stream.traffic.requests += answer.requests
-        stream.traffic.refusals += answer.refusals
-        if self.adaptive:
-            stream.pace = (
-                after_refusal(stream.pace)
-                if answer.refusals
-                else after_answer(stream.pace, stream.upper)
-            )
-
-    def _embed_batch(self, batch: list[Text], info: ServiceInfo) -> _Answer:
-        """Embed one batch, leaving out texts that the service rejects; runs in a worker thread."""
-        rejections: list[Rejection] = []
-        requests = 0
-        while batch:
-            try:
-                answer = self.client.embed([text.text for text in batch], info=info)
-            except TextRejected as error:
-                if not 0 <= error.index < len(batch):
-                    raise
-                requests += 1
-                rejected = batch.pop(error.index)
-                rejections.append(Rejection(rejected.text_hash, error.reason, attempts=1))
-                continue
-            hashes = tuple(text.text_hash for text in batch)
-            part = Part(hashes, answer.vectors, tuple(rejections))
-            requests += answer.attempts
-            return _Answer(part, sum(answer.tokens), requests, answer.refusals)
-        nothing = np.empty((0, info.space.dimensions), dtype=np.float32)
-        return _Answer(Part((), nothing, tuple(rejections)), 0, requests, 0)
-
-
-def _may_send(stream: _Stream) -> bool:
-    """Return whether one more request keeps both the pace and the promise on unkept texts."""
-    unkept = len(stream.in_flight) + len(stream.answers)
-    in_pace = len(stream.in_flight) < stream.pace.now.parallel_batches
-    return in_pace and unkept < 2 * stream.upper.parallel_batches
-
-
-def _part_is_due(stream: _Stream) -> bool:
-    if not stream.answers:
-        return False
-    waited_s = time.monotonic() - stream.first_answer_at
-    enough = len(stream.answers) >= stream.upper.parallel_batches
-    return enough or waited_s >= KEEP_WITHIN_S or not stream.in_flight
-
-
-def _joined(answers: list[_Answer]) -> Part:
-    parts = [answer.part for answer in answers]
-    return Part(
-        text_hashes=tuple(name for part in parts for name in part.text_hashes),
-        vectors=np.concatenate([part.vectors for part in parts]),
-        rejections=tuple(rejection for part in parts for rejection in part.rejections),
-    )
+        stream = EmbeddingStream(
+            self.client, info, upper=self.bounds(info), adaptive=self.adaptive, traffic=traffic
+        )
+        return stream.parts(texts, on_progress)

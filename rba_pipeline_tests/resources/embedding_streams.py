@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rba_pipeline.core.embeddings import Part, Text
-from rba_pipeline.resources.embedding import Embedding, Traffic
+from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline_tests.oracle_service import KEY, OracleService, oracle_vector
 from rba_pipeline_tests.resources.sample_records import sha256
 

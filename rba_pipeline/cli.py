@@ -46,7 +46,11 @@ def main() -> None:
 def demo(source: str | None, queries: tuple[str, ...]) -> None:
     """Materialise every partition that needs it, then count, search and stop what was started."""
     stack.load_environment()
-    os.environ["RBA_SOURCE"] = source or str(SAMPLE_CORPUS)
+    if source is None:
+        # The sample is a corpus of its own, whatever the environment says of another one.
+        os.environ.pop("RBA_CORPUS", None)
+        source = str(SAMPLE_CORPUS)
+    os.environ["RBA_SOURCE"] = source if "://" in source else str(Path(source).absolute())
     model = os.environ.get("EMBEDDING_MODEL")
     with stack.stopping_on_signals(), stack.database(), stack.service(model) as service:
         click.echo(

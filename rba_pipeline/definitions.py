@@ -18,7 +18,7 @@ from rba_pipeline.jobs import publish_job
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
-from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.embedding import Embedding, check_addresses
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
@@ -72,6 +72,7 @@ class Settings:
             has_api_key=bool(environment.get("EMBEDDING_API_KEY")),
         )
         partitions_by(settings.grain, settings.first_year)
+        check_addresses(settings.api_url)
         check_settings({name: getattr(settings, name) for name in RANGES})
         Chunking.check(
             {"chunk_tokens": settings.chunk_tokens, "chunk_overlap": settings.chunk_overlap}

@@ -11,7 +11,7 @@ from rba_pipeline.core.windows import Window
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.materialise import PartitionResult, materialise, partitions_to_materialise
 from rba_pipeline.neighbours import Neighbours
-from rba_pipeline.partitions import partitions_by, window_of
+from rba_pipeline.partitions import partitions_by, today, window_of
 from rba_pipeline.resources.vector_store import Filters
 from rba_pipeline.results import print_hits, print_quality
 from rba_pipeline.search import evaluate, known_items, search
@@ -47,6 +47,7 @@ class Totals:
     embedded: int = 0
     reused: int = 0
     texts_quarantined: int = 0
+    chunks_quarantined: int = 0
     tokens: int = 0
     requests: int = 0
     embedding_open_s: float = 0.0
@@ -67,9 +68,10 @@ def run_demo(settings: Settings, neighbours: Neighbours, queries: Sequence[str])
     click.echo(f"files              {found.files:,}, {found.parsed:,} of them parsed now")
     results = _materialise(settings, keys)
     totals = _totals(results)
-    quarantined = len(neighbours.source.catalogue().quarantine())
+    quarantined = len(neighbours.source.catalogue(today()).quarantine())
     _print_totals(totals, quarantined, neighbours.embedding.client.busy_s() - busy_s)
     _account(settings, neighbours, keys, totals)
+    _let_search_read_it(neighbours)
     for query in queries or _queries_for(settings):
         hits = search(
             query,
@@ -109,6 +111,7 @@ def _totals(results: list[PartitionResult]) -> Totals:
         embedded=total("embeddings", "embedded"),
         reused=total("embeddings", "reused"),
         texts_quarantined=total("embeddings", "quarantined"),
+        chunks_quarantined=total("vectors", "quarantined_chunks"),
         tokens=total("embeddings", "tokens"),
         requests=total("embeddings", "requests"),
         embedding_open_s=sum(result.embedding_open_s for result in results),
@@ -133,7 +136,7 @@ def _print_totals(totals: Totals, files_quarantined: int, busy_s: float) -> None
         f"time               {totals.runs_s:.1f} s from the first run's start to the last one's "
         "end; "
         f"embeddings steps open {totals.embedding_open_s:.1f} s, engine busy {busy_s:.1f} s"
-        + (f" (ratio {totals.embedding_open_s / busy_s:.2f})" if totals.embedded else "")
+        + (f" (ratio {totals.embedding_open_s / busy_s:.2f})" if busy_s > 0 else "")
     )
 
 
@@ -143,7 +146,7 @@ def _account(settings: Settings, neighbours: Neighbours, keys: list[str], totals
     Raises:
         RbaError: A file, a chunk or a row is missing or too many.
     """
-    catalogue = neighbours.source.catalogue()
+    catalogue = neighbours.source.catalogue(today())
     quarantine = catalogue.quarantine()
     chunks = longest = 0
     info = neighbours.embedding.handshake()
@@ -164,9 +167,19 @@ def _account(settings: Settings, neighbours: Neighbours, keys: list[str], totals
         f"{totals.chunks:,} in Dagster's metadata; the longest has {longest} tokens, "
         f"the model takes {info.max_tokens}"
     )
-    counts = {chunks, rows + totals.texts_quarantined, totals.chunks}
+    counts = {chunks, rows + totals.chunks_quarantined, totals.chunks}
     if files != documents + len(quarantine) or len(counts) > 1 or longest > info.max_tokens:
         raise RbaError("these figures do not agree; this is a bug in rba_pipeline")
+
+
+def _let_search_read_it(neighbours: Neighbours) -> None:
+    """Activate the space of this demo's model: another one may have been in use before."""
+    space, active = neighbours.embedding.handshake().space, neighbours.vector_store.active_space()
+    if active is not None and active.id != space.id:
+        neighbours.vector_store.activate(space.id)
+        click.echo(
+            f"search             reads the space of {space.model} now, not of {active.model}"
+        )
 
 
 def _windows(settings: Settings, keys: list[str]) -> list[Window]:

@@ -13,6 +13,7 @@ import requests
 from rba_pipeline import processes
 from rba_pipeline.core.errors import BadSetting, ServiceUnavailable
 from rba_pipeline.processes import Component
+from rba_pipeline.resources.file_lock import FileLock
 from rba_pipeline.resources.ports import LOOPBACK, free_port
 
 _START_S = 120
@@ -94,17 +95,30 @@ def service_elsewhere(key: str) -> ServiceAddress | None:
 
 def service_of_up(root: Path, key: str, model: str | None) -> ServiceAddress | None:
     """Return the service of a running ``up`` in ``root`` that has our key and serves ``model``."""
+    lock = FileLock(root / ".state" / "up.lock")
+    if lock.try_exclusive():
+        lock.release()
+        return None  # a file that a killed ``up`` left would send our key to whoever listens now
     try:
-        url = str(json.loads(addresses_file(root).read_text())["service"])
-        answer = requests.get(f"{url}/info", headers={"Authorization": f"Bearer {key}"}, timeout=5)
-        served = str(answer.json()["model"])
+        told = json.loads(addresses_file(root).read_text())
+        url, served = str(told["service"]), str(told["model"])
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy, and no other password from ~/.netrc
+            answer = session.get(
+                f"{url}/ready", headers={"Authorization": f"Bearer {key}"}, timeout=5
+            )
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # it is not there, not ours, or another program has its port now
-    if not answer.ok or (model and Path(model).name != Path(served).name):
+        return None  # it is just starting, or ending
+    if not answer.ok or (model and resolved_model(model) != served):
         return None
     return ServiceAddress(url, key, attached=True)
 
 
+def resolved_model(model: str) -> str:
+    """Return the whole path of a model's folder, or its name if it is not a folder here."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
 def addresses_file(root: Path) -> Path:
-    """Return where a running ``up`` says what it serves: JSON, ``webserver`` and ``service``."""
+    """Return where a running ``up`` says what it serves: ``webserver``, ``service``, ``model``."""
     return root / ".state" / "up.json"

@@ -15,6 +15,7 @@ _OPEN = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.C
 def fail_lost_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark as failed every open run whose processes on this machine are gone; return their ids.
 
+    Their places in the pools are free at once: two killed runs would otherwise hold up all others.
     A run that has not named a process yet is left to Dagster's run monitoring.
     """
     lost = [run for run in instance.get_runs(RunsFilter(statuses=_OPEN)) if _is_lost(instance, run)]
@@ -22,6 +23,7 @@ def fail_lost_runs(instance: dg.DagsterInstance) -> list[str]:
         instance.report_run_failed(
             run, "All processes of this run are gone: it was killed, or the machine was."
         )
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in lost]
 
 

@@ -1,20 +1,23 @@
 """Every partition that needs it, a real Dagster run each, from this one process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
 
 from rba_pipeline.definitions import Settings, build_defs
 from rba_pipeline.jobs import PUBLISH
-from rba_pipeline.partitions import key_of, partitions_by
+from rba_pipeline.lost_runs import fail_lost_runs
+from rba_pipeline.partitions import key_of, partitions_by, today
 from rba_pipeline.resources.document_source import DocumentSource, Refreshed
 from rba_pipeline.resources.vector_store import VectorStore
 
 # Dagster's own log of a run is in its UI; here only the result is shown.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +44,30 @@ def partitions_to_materialise(
 
     The second value says what the refresh did.
     """
-    today = datetime.now(UTC).date()
+    day = today()
     with vector_store.catalogue_lock():
-        refreshed = source.refresh(today)
+        refreshed = source.refresh(day)
     first_day = date(settings.first_year, 1, 1)
-    days = {*source.catalogue(today).filing_dates(), *vector_store.filing_dates()}
+    days = {*source.catalogue(day).filing_dates(), *vector_store.filing_dates()}
     partitions = partitions_by(settings.grain, settings.first_year)
-    keys = sorted({key_of(partitions, day) for day in days if day >= first_day})
+    keys = sorted({key_of(partitions, filed) for filed in days if filed >= first_day})
     return keys, refreshed
 
 
-def materialise(settings: Settings, keys: list[str]) -> Iterator[PartitionResult]:
+def materialise(
+    settings: Settings, keys: list[str], run_config: Mapping[str, Any] = _NO_CONFIG
+) -> Iterator[PartitionResult]:
     """Run the whole job for each partition in turn, and yield each result as it is there."""
     job = build_defs(settings).resolve_job_def(PUBLISH)
     with dg.DagsterInstance.get() as instance:
+        # A killed run holds its place in the pool, and would keep us waiting for ever.
+        fail_lost_runs(instance)
         for key in keys:
             result = job.execute_in_process(
-                partition_key=key, instance=instance, run_config=_QUIET, raise_on_error=False
+                partition_key=key,
+                instance=instance,
+                run_config={**run_config, **_QUIET},
+                raise_on_error=False,
             )
             yield _result(instance, key, result)
 

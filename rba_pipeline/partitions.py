@@ -1,12 +1,15 @@
 """Which partition a document belongs to: the time window that holds its filing date."""
 
-from datetime import date
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.windows import Window
 
+# Where the bank publishes: its days begin hours before those of UTC.
+TIME_ZONE = "Australia/Sydney"
 # The key is the window's start date at every grain, so that a key means the same day everywhere.
 CRON_BY_GRAIN = {"year": "0 0 1 1 *", "quarter": "0 0 1 1,4,7,10 *", "month": "0 0 1 * *"}
 
@@ -29,9 +32,15 @@ def partitions_by(grain: str, first_year: int) -> dg.TimeWindowPartitionsDefinit
         start=f"{first_year}-01-01",
         fmt="%Y-%m-%d",
         cron_schedule=CRON_BY_GRAIN[grain],
+        timezone=TIME_ZONE,
         # Without it, the current year becomes a partition only when it is over.
         end_offset=1,
     )
+
+
+def today() -> date:
+    """Return the bank's date: every day up to it lies in a partition."""
+    return datetime.now(UTC).astimezone(ZoneInfo(TIME_ZONE)).date()
 
 
 def window_of(partitions: dg.TimeWindowPartitionsDefinition, key: str) -> Window:

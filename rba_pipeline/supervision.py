@@ -5,18 +5,27 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
+
+import dagster as dg
 
 from rba_pipeline import local_env, processes
 from rba_pipeline.dagster_servers import DagsterServers, wait_for_daemon, wait_for_webserver
-from rba_pipeline.local_service import addresses_file, service_elsewhere, start_service
+from rba_pipeline.local_service import (
+    addresses_file,
+    resolved_model,
+    service_elsewhere,
+    start_service,
+)
+from rba_pipeline.lost_runs import fail_lost_runs
 from rba_pipeline.processes import Component
 from rba_pipeline.resources.ports import LOOPBACK, free_port
 from rba_pipeline.resources.postgres import is_embedded
 
 _SERVICE_STOP_S = 4
 _DAGSTER_STOP_S = 6
+_LOST_RUNS_EVERY_S = 15
 
 
 def start_all(root: Path, running: ExitStack) -> list[Component]:
@@ -56,7 +65,7 @@ def start_all(root: Path, running: ExitStack) -> list[Component]:
 
 
 def watch(components: Sequence[Component]) -> None:
-    """Wait until one of them ends, or for KeyboardInterrupt.
+    """Wait until one of them ends, or for KeyboardInterrupt; look after killed runs meanwhile.
 
     Raises:
         RbaError: One has ended; the message has its name and the end of its log.
@@ -65,7 +74,15 @@ def watch(components: Sequence[Component]) -> None:
     for component in components:
         Thread(target=_wait_and_tell, args=(component, ended), daemon=True).start()
     say("ready", "Ctrl-C stops everything")
-    raise ended.get().died()
+    with dg.DagsterInstance.get() as instance:
+        while True:
+            try:
+                component = ended.get(timeout=_LOST_RUNS_EVERY_S)
+            except Empty:
+                for run_id in fail_lost_runs(instance):
+                    say("killed run", f"{run_id} is marked as failed, its places are free")
+                continue
+            raise component.died()
 
 
 def _wait_and_tell(component: Component, ended: SimpleQueue[Component]) -> None:
@@ -85,7 +102,11 @@ def _publish(root: Path, port: int) -> None:
     if service_elsewhere("") is None:
         names.append("EMBEDDING_API_URL")
     local_env.update(root, {name: os.environ[name] for name in names})
-    told = {"webserver": f"http://{LOOPBACK}:{port}", "service": os.environ["EMBEDDING_API_URL"]}
+    told = {
+        "webserver": f"http://{LOOPBACK}:{port}",
+        "service": os.environ["EMBEDDING_API_URL"],
+        "model": resolved_model(os.environ.get("EMBEDDING_MODEL", "")),
+    }
     addresses_file(root).write_text(json.dumps(told))
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ class Installation:
             keys, _ = partitions_to_materialise(self.settings, found.source, found.vector_store)
         return self.run(*keys)
 
-    def run(self, *keys: str) -> list[PartitionResult]:
-        """Materialise these partitions."""
-        return list(materialise(self.settings, list(keys)))
+    def run(self, *keys: str, config: Mapping[str, Any] | None = None) -> list[PartitionResult]:
+        """Materialise these partitions, with a run config on top of the environment."""
+        return list(materialise(self.settings, list(keys), config or {}))
 
     def neighbours(self) -> Any:
         """Open the resources, outside of Dagster."""

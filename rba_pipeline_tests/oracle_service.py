@@ -71,9 +71,8 @@ class OracleService:
 
     Attributes:
         sent: The texts of each request to ``/embeddings``, in the order of arrival.
-        script: Called with the request's number, from 0, and its texts; may block, return a Reply
-        in
-            place of the regular answer, or ``None``.
+        script: Called with a request's number, from 0, and its texts; may block, return a Reply
+            in place of the regular answer, or ``None``.
         model: May be changed while it runs: the space follows.
         peak_in_flight: Most requests that were open at once.
     """
@@ -159,7 +158,7 @@ class OracleService:
             "prompts": {"document": "", "query": ""},
             "tokenizer_sha256": hashlib.sha256(tokenizer_json()).hexdigest(),
             "space": {"id": self.space(), "model": self.model},
-            "limits": {"max_texts": 2048},
+            "limits": {"max_texts": 2048, "max_queue_tokens": 524_288},
         }
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

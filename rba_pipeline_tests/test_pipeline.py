@@ -161,6 +161,50 @@ def test_a_document_whose_date_moves_is_in_one_partition_only(published: Install
     assert [row[7].year for row in moved] == [2012]
 
 
+def test_a_moved_document_is_not_lost_before_its_new_partition_runs(
+    published: Installation,
+) -> None:
+    before = published.rows()
+    published.add(
+        "2011/mr-3.html",
+        title="Statement of March 2011",
+        day="5 March 2012",
+        paragraphs=paragraphs(201103, 8),
+    )
+
+    results = published.run("2011-01-01")
+
+    assert failures(results) == []
+    assert published.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param("", "empty", id="empty"),
+        pytest.param(
+            "<html><p>A text that names no day at all.</p></html>", "undated", id="undated"
+        ),
+        pytest.param("\x00\x01\x02" * 500, "undecodable", id="binary"),
+    ],
+)
+def test_a_published_document_survives_a_file_that_turns_bad(
+    published: Installation, content: str, reason: str
+) -> None:
+    before = published.rows()
+    (published.source / "2012" / "mr-3.html").write_text(content)
+
+    results = published.run_all()
+    again = published.run_all()
+
+    with published.neighbours() as found:
+        entries = [(entry.name, entry.reason) for entry in found.vector_store.quarantine()]
+    assert failures(results) == failures(again) == []
+    assert published.rows() == before
+    assert entries == [("2012/mr-3.html", reason)]
+    assert total(again, "documents", "parsed_files") == 0
+
+
 def test_a_missing_source_folder_is_an_error_and_deletes_nothing(published: Installation) -> None:
     before = published.rows()
     published.source.rename(published.folder / "elsewhere")
@@ -442,3 +486,15 @@ def test_the_database_refuses_vectors_of_another_dimension_or_length(
     for vector in bad:
         with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.CheckViolation):
             connection.execute(copy, [vector])
+
+
+def test_a_run_config_that_mixes_two_corpora_is_refused_and_changes_nothing(
+    published: Installation,
+) -> None:
+    before = published.rows()
+    config = {"resources": {"source": {"config": {"corpus": "other"}}}}
+
+    results = published.run("2012-01-01", config=config)
+
+    assert "the source is of corpus 'other', the record of 'publications'" in failures(results)[0]
+    assert published.rows() == before

@@ -1,10 +1,12 @@
 """When publications are read: the catalogue is refreshed once, partitions take their part of it."""
 
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import date
 
 import dagster as dg
 
 from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.partitions import today
 from rba_pipeline.resources.catalogue import Quarantined
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore
@@ -32,18 +34,20 @@ def documents_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsD
         Files are parsed once, whichever partition runs first, and again only when they change. A
         missing source folder is an error and deletes nothing.
         """
-        window, today = window_in(context), datetime.now(UTC).date()
+        window, day = window_in(context), today()
         with vector_store.catalogue_lock():
-            refreshed = source.refresh(today)
-            catalogue = source.catalogue(today)
+            refreshed = source.refresh(day)
+            catalogue = source.catalogue(day)
             entries = catalogue.documents(window.start, window.end)
             written = records.write_documents(window, entries, source.read(entries))
-            vector_store.replace_quarantine("document", None, map(_entry, catalogue.quarantine()))
+            refused = [*map(_refused, catalogue.quarantine()), *map(_kept, catalogue.outdated())]
+            vector_store.replace_quarantine("document", None, refused)
         return dg.MaterializeResult(
             metadata={
                 "documents": written.rows,
                 "parsed_files": refreshed.parsed,
                 "catalogue_files": refreshed.files,
+                "catalogue_outdated": len(catalogue.outdated()),
                 "catalogue_quarantined": sum(refreshed.quarantined.values()),
                 "catalogue_quarantined_by_reason": refreshed.quarantined,
                 "dagster/row_count": written.rows,
@@ -53,8 +57,14 @@ def documents_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsD
     return documents
 
 
-def _entry(file: Quarantined) -> QuarantineEntry:
+def _refused(file: Quarantined) -> QuarantineEntry:
     """A file in quarantine belongs to no partition: its window is all of time."""
     return QuarantineEntry(
         "document", file.path, date.min, date.max, file.reason, file.detail, attempts=1
+    )
+
+
+def _kept(file: Quarantined) -> QuarantineEntry:
+    return _refused(
+        replace(file, detail=f"{file.detail}; the version before this one stays searchable")
     )

@@ -50,7 +50,7 @@ def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Assets
         wanted = records.text_hashes(window, chunking_id)
         reused = embedding_store.kept(info.space.id, window.year, set(wanted))
 
-        traffic, rejections = Traffic(), list[Rejection]()
+        traffic, embedded, rejections = Traffic(), set[str](), list[Rejection]()
         missing = set(wanted) - reused
         for part in embedding.embed_stream(
             records.texts(window, chunking_id, missing),
@@ -59,11 +59,17 @@ def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Assets
             on_progress=progress_of(context, len(missing)),
         ):
             embedding_store.append(info.space.id, window.year, part)
+            embedded.update(part.text_hashes)
             rejections += part.rejections
         embedding_store.merge(info.space.id, window.year)
 
-        earlier = embedding_store.earlier_attempts(window)
-        rows = outcomes_of(wanted, reused=reused, rejections=rejections, earlier_attempts=earlier)
+        rows = outcomes_of(
+            wanted,
+            embedded=embedded,
+            reused=reused,
+            rejections=rejections,
+            earlier_attempts=embedding_store.earlier_attempts(window),
+        )
         embedding_store.write_outcomes(window, Outcomes(info.space, chunking_id, rows))
         quarantined = [row for row in rows if row.outcome == "quarantined"]
         vector_store.replace_quarantine(

@@ -10,6 +10,7 @@ import dagster as dg
 import pyarrow as pa
 
 from rba_pipeline.core.errors import (
+    DatabaseBusy,
     DatabaseUnavailable,
     RbaError,
     ServiceOverloaded,
@@ -36,7 +37,8 @@ def one_message(recipe: Recipe) -> Recipe:
             return recipe(*args, **kwargs)
         except RbaError as error:
             passing = isinstance(
-                error, ServiceOverloaded | ServiceUnavailable | DatabaseUnavailable
+                error,
+                ServiceOverloaded | ServiceUnavailable | DatabaseUnavailable | DatabaseBusy,
             )
             # It says what to do; the traces of its causes would only bury it.
             raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=passing) from None

@@ -5,6 +5,8 @@ from functools import partial
 import dagster as dg
 
 from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.partitions import today
+from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.publication import VECTORS
 from rba_pipeline.resources.record_store import RecordStore
@@ -24,6 +26,7 @@ def vectors_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDef
     @one_message
     def vectors(
         context: dg.AssetExecutionContext,
+        source: DocumentSource,
         records: RecordStore,
         embedding_store: EmbeddingStore,
         vector_store: VectorStore,
@@ -43,11 +46,13 @@ def vectors_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDef
             chunks=records.chunk_batches(window, made.chunking_id),
             vectors=partial(embedding_store.vectors, made.space.id, window.year),
             quarantined=made.quarantined,
+            elsewhere=source.catalogue(today()).elsewhere(window.start, window.end),
         )
 
         return dg.MaterializeResult(
             metadata={
                 "vectors": published.rows,
+                "quarantined_chunks": published.quarantined,
                 "inserted": published.inserted,
                 "updated": published.updated,
                 "deleted": published.deleted,

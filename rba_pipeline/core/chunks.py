@@ -27,10 +27,10 @@ class Chunk:
         ordinal: Place in the document, from 0.
         section: The heading above the passage; empty when there is none.
         page: 1-based page of a PDF, else ``None``.
-        start: Offset of the passage, in characters, in the document's sections joined by blank
-        lines. text: What is hashed, stored and embedded: context line, blank line, passage.
-        text_hash: SHA-256 of ``text`` in UTF-8, hex. tokens: Length of ``text`` as the model reads
-        it, prompt and special tokens included.
+        start: Offset in the document's sections joined by blank lines, in characters.
+        text: What is hashed, stored and embedded: context line, blank line, passage.
+        text_hash: SHA-256 of ``text`` in UTF-8, hex.
+        tokens: Length as the model reads it, prompt and special tokens included.
     """
 
     chunk_id: str

@@ -85,11 +85,16 @@ class Part:
 def outcomes_of(
     tokens_by_hash: Mapping[str, int],
     *,
+    embedded: Set[str],
     reused: Set[str],
     rejections: Iterable[Rejection],
     earlier_attempts: Mapping[str, int],
 ) -> tuple[Outcome, ...]:
-    """Return one outcome for every text of ``tokens_by_hash``, in its order."""
+    """Return one outcome for every text of ``tokens_by_hash``, in its order.
+
+    Raises:
+        RuntimeError: A text was neither embedded, nor reused, nor rejected.
+    """
     rejected = {rejection.text_hash: rejection for rejection in rejections}
 
     def outcome_of(text_hash: str, tokens: int) -> Outcome:
@@ -97,6 +102,8 @@ def outcomes_of(
             attempts = rejected[text_hash].attempts + earlier_attempts.get(text_hash, 0)
             reason = rejected[text_hash].reason
             return Outcome(text_hash, "quarantined", reason, attempts, tokens)
+        if text_hash not in embedded and text_hash not in reused:
+            raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in EmbeddingStream")
         return Outcome(text_hash, "reused" if text_hash in reused else "embedded", None, 0, tokens)
 
     return tuple(outcome_of(name, tokens) for name, tokens in tokens_by_hash.items())
@@ -123,9 +130,9 @@ def decode_vectors(data: Sequence[object], *, count: int, dimensions: int) -> ND
     """Return the vectors of an answer in the order of its request.
 
     Args:
-        data: The answer's items, each with ``index`` and base64 ``embedding`` (little-endian
-        float32). count: How many texts were sent. dimensions: The length that each vector has in
-        this embedding space.
+        data: Each with ``index`` and base64 ``embedding`` (little-endian float32).
+        count: How many texts were sent.
+        dimensions: The length that each vector has in this embedding space.
 
     Returns:
         float32, shape ``(count, dimensions)``, every row finite and of unit length.

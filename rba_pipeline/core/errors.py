@@ -15,6 +15,7 @@ RbaError
 │   └── WrongSpace            the service answers from another embedding space than before
 └── DatabaseError           Postgres did not do what we asked
     ├── DatabaseUnavailable   cannot connect; nothing was written
+    ├── DatabaseBusy          another transaction was in the way; try again later
     ├── SchemaMismatch        the schema is older or newer than this code
     └── HoleInPartition       a chunk has neither vector nor quarantine entry
 """
@@ -92,6 +93,10 @@ class DatabaseError(RbaError):
 
 class DatabaseUnavailable(DatabaseError):
     """No connection. Nothing was written."""
+
+
+class DatabaseBusy(DatabaseError):
+    """Another transaction was in the way for too long. Rolled back; retry later."""
 
 
 class SchemaMismatch(DatabaseError):

@@ -6,7 +6,7 @@ from datetime import date
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The dates from ``start`` up to, not including, ``end``; both within one calendar year."""
+    """The dates from ``start`` up to, not including, ``end``; a partition's lie in one year."""
 
     start: date
     end: date

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from datetime import date, timedelta
+from datetime import date
 from functools import cached_property
 from typing import IO
 
@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
         ("content_hash", pa.string()),
         ("part", pa.string()),
         ("row_group", pa.int32()),
+        ("newer_reason", pa.string()),
+        ("newer_detail", pa.string()),
     ]
 )
 
@@ -41,6 +43,7 @@ class Entry:
         modified: The source's mark of change; empty where it has none.
         sha256: Of the bytes, hex; empty if they were not read.
         stated_hash: Over the manifest's row; empty without one.
+        newer_reason: Why the file, as it is now, is no document, while an earlier version of it is.
         part: The file, relative to the store, that keeps the sections in ``row_group``.
     """
 
@@ -61,6 +64,8 @@ class Entry:
     content_hash: str = ""
     part: str = ""
     row_group: int = 0
+    newer_reason: str | None = None
+    newer_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,8 @@ class Quarantined:
 class Catalogue:
     """All files of a corpus on the day ``today``: each is a document or in quarantine, never both.
 
-    A file published later than tomorrow (the source may be a day ahead) waits in quarantine and
-    becomes a document on its day, without being read again.
+    A file published later than today waits in quarantine and becomes a document on its day, without
+    being read again.
     """
 
     entries: tuple[Entry, ...]
@@ -88,6 +93,12 @@ class Catalogue:
         """Return the documents filed in [start, end), ordered by (published_on, document_id)."""
         return [entry for day, entry in self._filed if window_start <= day < window_end]
 
+    def elsewhere(self, window_start: date, window_end: date) -> list[str]:
+        """Return the ids of the documents that are filed outside of [start, end)."""
+        return [
+            entry.document_id for day, entry in self._filed if not window_start <= day < window_end
+        ]
+
     def all_documents(self) -> list[Entry]:
         """Return every document, ordered by (published_on, document_id)."""
         return [entry for _, entry in self._filed]
@@ -97,6 +108,15 @@ class Catalogue:
         if today is not None and today != self.today:
             return Catalogue(self.entries, self.first_year, today).quarantine()
         return sorted(self._quarantined, key=lambda item: item.path)
+
+    def outdated(self) -> list[Quarantined]:
+        """Return the documents whose file has a newer version that is none, ordered by path."""
+        found = [
+            Quarantined(entry.path, entry.newer_reason, entry.newer_detail)
+            for entry in self.all_documents()
+            if entry.newer_reason is not None
+        ]
+        return sorted(found, key=lambda item: item.path)
 
     def filing_dates(self) -> list[date]:
         """Return the distinct days on which documents are filed, in order."""
@@ -124,20 +144,17 @@ class Catalogue:
     def _problem(self, entry: Entry, first_of: dict[str, str]) -> tuple[str, str] | None:
         if entry.reason is not None:
             return entry.reason, entry.detail
+        day = entry.published_on
+        if day is not None and not date(self.first_year, 1, 1) <= day <= self.today:
+            return (
+                "date_out_of_range",
+                f"dated {day}; taken are {self.first_year}-01-01 to {self.today}",
+            )
+        # Only a file that is a document today keeps another one out.
         first = first_of.setdefault(entry.document_id, entry.path)
         if first != entry.path:
             return "duplicate", f"the same publication as {first}, which comes first by path"
-        day = entry.published_on
-        if day is not None and not self._is_in_range(day):
-            latest = self.today + timedelta(days=1)
-            return (
-                "date_out_of_range",
-                f"dated {day}; taken are {self.first_year}-01-01 to {latest}",
-            )
         return None
-
-    def _is_in_range(self, day: date) -> bool:
-        return date(self.first_year, 1, 1) <= day <= self.today + timedelta(days=1)
 
     @property
     def _filed(self) -> list[tuple[date, Entry]]:

@@ -99,31 +99,51 @@ class CatalogueRefresh:
     def _take(self, file: Found) -> None:
         stated = self.stated.get(file.path)
         entry = Entry(file.path, file.size, file.modified, "", _stated_hash(stated), PARSER_VERSION)
+        before = self.before.get(file.path)
         try:
             raw = self._bytes(file)
         except DocumentRejected as rejected:
-            self._refuse(entry, rejected)
+            kept = self._refuse(entry, rejected)
+            self.judged += int(not kept and self.entries[file.path] != before)
             return
         entry = replace(entry, sha256=hashlib.sha256(raw).hexdigest())
-        before = self.before.get(file.path)
         if before is not None and before.sha256 == entry.sha256 and self._still_stands(before):
-            self.entries[file.path] = replace(before, size=entry.size, modified=entry.modified)
+            self.entries[file.path] = replace(
+                before,
+                size=entry.size,
+                modified=entry.modified,
+                newer_reason=None,
+                newer_detail="",
+            )
             return
-        self.parsed += 1
         try:
             self._parse(raw, entry, stated)
+            self.parsed += 1
         except DocumentRejected as rejected:
-            self.entries[file.path] = replace(entry, reason=rejected.reason, detail=rejected.detail)
+            self.parsed += int(not self._refuse(entry, rejected))
 
-    def _refuse(self, entry: Entry, rejected: DocumentRejected) -> None:
+    def _refuse(self, entry: Entry, rejected: DocumentRejected) -> bool:
+        """Quarantine a file; return whether an earlier version of it stands instead.
+
+        What was published stays until there is a better version of it, or its file is gone.
+        """
         before = self.before.get(entry.path)
-        if rejected.reason == "unreadable" and before is not None and before.part in self._parts:
-            # A disk that fails for a moment must not take documents away.
-            self.kept += 1
-            return
-        refused = replace(entry, reason=rejected.reason, detail=rejected.detail)
-        self.judged += int(refused != before)
-        self.entries[entry.path] = refused
+        kept = before is not None and before.part in self._parts and rejected.reason != "missing"
+        if before is None or not kept:
+            refused = replace(entry, reason=rejected.reason, detail=rejected.detail)
+            self.entries[entry.path] = refused
+            return False
+        self.kept += 1
+        # A disk that fails for a moment is asked again; another file is not read twice.
+        if rejected.reason != "unreadable":
+            self.entries[entry.path] = replace(
+                before,
+                size=entry.size,
+                modified=entry.modified,
+                newer_reason=rejected.reason,
+                newer_detail=rejected.detail,
+            )
+        return True
 
     def _bytes(self, file: Found) -> bytes:
         if file.problem is not None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 
 import dagster as dg
 from pydantic import Field
@@ -109,10 +109,10 @@ class DocumentSource(dg.ConfigurableResource):
             quarantined=now.reasons(),
         )
 
-    def catalogue(self, today: date | None = None) -> Catalogue:
+    def catalogue(self, today: date) -> Catalogue:
         """Return the files as of the last refresh, none before the first, judged on ``today``."""
         entries = _entries(self._place())
-        return Catalogue(tuple(entries), self.first_year, today or datetime.now(UTC).date())
+        return Catalogue(tuple(entries), self.first_year, today)
 
     def read(self, entries: Iterable[Entry]) -> Iterator[Document]:
         """Yield the documents of ``entries`` in their order, holding one in memory.

@@ -14,6 +14,23 @@ from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
 from rba_pipeline.resources.embedding_stream import EmbeddingStream, Traffic
 
 
+def check_addresses(api_url: str) -> list[str]:
+    """Return the addresses of the service.
+
+    Raises:
+        BadSetting: There is none, or one is not http:// or https://, or holds a password.
+    """
+    addresses = [address.strip() for address in api_url.split(",") if address.strip()]
+    if not addresses or not all(url.startswith(("http://", "https://")) for url in addresses):
+        raise BadSetting(
+            f"api_url={api_url!r}: expected one or several http:// or https:// addresses, "
+            "comma separated; set EMBEDDING_API_URL"
+        )
+    if "@" in api_url:
+        raise BadSetting("api_url holds a user or password: put the key into EMBEDDING_API_KEY")
+    return addresses
+
+
 def _range(name: str) -> str:
     low, high, unit = RANGES[name]
     return f"{low} to {high} {unit}"
@@ -54,6 +71,9 @@ class Embedding(CheckedResource):
     @classmethod
     def check(cls, values: Mapping[str, object]) -> None:
         check_settings(values)
+        # A reference to a variable is looked up only inside the run, and checked there.
+        if isinstance(address := values.get("api_url"), str):
+            check_addresses(address)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["Embedding"]:
@@ -67,15 +87,10 @@ class Embedding(CheckedResource):
         Raises:
             BadSetting: A value is out of range, or no address is given.
         """
-        check_settings(self.model_dump())
-        addresses = [address.strip() for address in self.api_url.split(",") if address.strip()]
-        if not addresses or not all(url.startswith(("http://", "https://")) for url in addresses):
-            raise BadSetting(
-                f"api_url={self.api_url!r}: expected one or several http:// or https:// addresses, "
-                "comma separated; set EMBEDDING_API_URL"
-            )
-        if "@" in self.api_url:
-            raise BadSetting("api_url holds a user or password: put the key into EMBEDDING_API_KEY")
+        self.check(self.model_dump())
+        if not self.api_key.isascii():
+            raise BadSetting("EMBEDDING_API_KEY: only ASCII characters can be sent in a header")
+        addresses = check_addresses(self.api_url)
         self._client = EmbeddingClient(addresses, key=self.api_key, timeout_s=self.timeout_s)
         try:
             yield self._client
@@ -103,7 +118,9 @@ class Embedding(CheckedResource):
             device=info.device,
             cores=info.cores,
         )
-        return Bounds(min(chosen.batch_size, info.max_texts), chosen.parallel_batches)
+        # A request with more tokens than may ever wait would be refused whatever the load.
+        most_texts = min(info.max_texts, max(1, info.max_queue_tokens // info.max_tokens))
+        return Bounds(min(chosen.batch_size, most_texts), chosen.parallel_batches)
 
     def effective(self, info: ServiceInfo) -> dict[str, object]:
         """Return the settings in force, without secrets, for a run's metadata."""

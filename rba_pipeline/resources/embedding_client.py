@@ -40,6 +40,7 @@ class ServiceInfo:
     cores: int
     max_tokens: int
     max_texts: int
+    max_queue_tokens: int
     document_prompt: str
     tokenizer_sha256: str
 
@@ -179,6 +180,7 @@ class EmbeddingClient:
                 cores=int(body["cores"]),
                 max_tokens=int(body["max_tokens"]),
                 max_texts=int(body["limits"]["max_texts"]),
+                max_queue_tokens=int(body["limits"]["max_queue_tokens"]),
                 document_prompt=str(body["prompts"]["document"]),
                 tokenizer_sha256=str(body["tokenizer_sha256"]),
             )

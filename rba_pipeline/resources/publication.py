@@ -1,6 +1,6 @@
 """One window's rows, staged beside the tables and then applied to them, within one transaction."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 import psycopg
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pgvector import Vector
 
 from rba_pipeline.core.documents import Document
-from rba_pipeline.core.errors import HoleInPartition
+from rba_pipeline.core.errors import BadSetting, HoleInPartition
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.record_store import CHUNKS, described
 
@@ -53,12 +53,14 @@ _DELETE_DOCUMENTS = """
 DELETE FROM documents d
 WHERE corpus = %(corpus)s AND published_on >= %(start)s AND published_on < %(end)s
 AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
+AND NOT d.document_id = ANY(%(elsewhere)s)
 """
 _COUNT_GOING = """
 SELECT count(*) FROM vectors v JOIN documents d USING (corpus, document_id)
 WHERE v.corpus = %(corpus)s AND v.space = %(space)s
 AND d.published_on >= %(start)s AND d.published_on < %(end)s
 AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
+AND NOT d.document_id = ANY(%(elsewhere)s)
 """
 # By document, not by date: a document that moved here from another window brings its old chunks.
 _DELETE_CHUNKS = """
@@ -83,8 +85,9 @@ FROM staged_chunks s JOIN staged_vectors e USING (text_hash)
 ON CONFLICT (corpus, space, chunk_id) DO NOTHING
 """
 _MARK_PUBLISHED = """
-INSERT INTO published_documents SELECT corpus, %(space)s, document_id FROM staged_documents
-ON CONFLICT DO NOTHING
+INSERT INTO published_documents (corpus, space, document_id, content_hash)
+SELECT corpus, %(space)s, document_id, content_hash FROM staged_documents
+ON CONFLICT (corpus, space, document_id) DO UPDATE SET content_hash = excluded.content_hash
 """
 _ABSENT = """
 NOT EXISTS (SELECT 1 FROM vectors v WHERE v.corpus = %(corpus)s AND v.space = %(space)s
@@ -96,12 +99,22 @@ class Publication:
     """The staged rows of one window and space; lives as long as the caller's transaction."""
 
     def __init__(
-        self, connection: psycopg.Connection, corpus: str, *, space: str, window: Window
+        self,
+        connection: psycopg.Connection,
+        corpus: str,
+        *,
+        space: str,
+        window: Window,
+        elsewhere: Collection[str],
     ) -> None:
         self._connection = connection
         self._about = {
-            "corpus": corpus, "space": space, "start": window.start, "end": window.end,
-        }  # fmt: skip
+            "corpus": corpus,
+            "space": space,
+            "start": window.start,
+            "end": window.end,
+            "elsewhere": list(elsewhere),
+        }
         self._window = window
 
     def stage(
@@ -131,8 +144,8 @@ class Publication:
         self._run(_MARK_PUBLISHED)
         return inserted, updated, int(going[0]) if going else 0
 
-    def refuse_holes(self, quarantined: set[str]) -> int:
-        """Return how many staged chunks are searchable now.
+    def refuse_holes(self, quarantined: set[str]) -> tuple[int, int]:
+        """Return how many staged chunks are searchable now, and how many are not.
 
         Raises:
             HoleInPartition: One is not, and its text is not in ``quarantined``.
@@ -149,7 +162,7 @@ class Publication:
                 "'embeddings' again"
             )
         row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
-        return (int(row[0]) if row else 0) - len(absent)
+        return (int(row[0]) if row else 0) - len(absent), len(absent)
 
     def _run(self, statement: str) -> int:
         return self._connection.execute(statement, self._about).rowcount
@@ -160,6 +173,11 @@ class Publication:
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             copy.set_types([*["text"] * 6, "date", "text"])
             for document in documents:
+                if document.corpus != self._about["corpus"]:
+                    raise BadSetting(
+                        f"the record is of corpus {document.corpus!r}, the vectors of "
+                        f"{self._about['corpus']!r}: give all resources the same, or set RBA_CORPUS"
+                    )
                 copy.write_row([getattr(document, name) for name in _DOCUMENT_COLUMNS])
 
     def _copy_chunks(self, batches: Iterable[pa.RecordBatch]) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from rba_pipeline.core.chunks import Chunk
 from rba_pipeline.core.documents import Document, Section
 from rba_pipeline.core.embeddings import Text, batched
-from rba_pipeline.core.errors import RecordMissing
+from rba_pipeline.core.errors import BadSetting, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.catalogue import Entry
 from rba_pipeline.resources.store_root import StoreRoot
@@ -104,8 +104,15 @@ class RecordStore(dg.ConfigurableResource):
         """
         digest = _digest(entries)
         path = self.documents_path(window)
-        rows = ({**asdict(document), "corpus": self.corpus} for document in documents)
-        return self._write(path, DOCUMENTS, rows, digest=digest)
+        return self._write(path, DOCUMENTS, map(self._row, documents), digest=digest)
+
+    def _row(self, document: Document) -> dict[str, object]:
+        if document.corpus != self.corpus:
+            raise BadSetting(
+                f"the source is of corpus {document.corpus!r}, the record of {self.corpus!r}: give "
+                "all resources the same corpus, or set RBA_CORPUS"
+            )
+        return asdict(document)
 
     def documents(self, window: Window) -> Iterator[Document]:
         """Yield the documents of ``window`` in the order in which they were written.

@@ -51,6 +51,7 @@ def migrate(connection: psycopg.Connection) -> list[str]:
         SchemaMismatch: A step that was applied differs from ours, or is newer than this code.
     """
     with connection.transaction():
+        connection.execute("SET LOCAL lock_timeout = '60s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         connection.execute(_HISTORY)
         applied = _applied(connection)

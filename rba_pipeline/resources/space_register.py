@@ -10,6 +10,10 @@ from psycopg import sql
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
 from rba_pipeline.core.errors import SchemaMismatch, WrongSpace
 
+# Publishing a partition takes seconds; whoever waits behind many of them has nothing else to do.
+CORPUS_LOCK_TIMEOUT_S = 600
+TABLE_LOCK_TIMEOUT_S = 10
+
 
 @dataclass(frozen=True, slots=True)
 class HeldSpace:
@@ -33,6 +37,8 @@ def register(connection: psycopg.Connection, space: Space) -> None:
         SchemaMismatch: The same space is known with another dimension.
     """
     with connection.transaction():
+        # Making a partition locks the whole table for a moment; searches must not queue behind us.
+        connection.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT_S}s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("space", space.id)])
         known = connection.execute(
             "SELECT dimensions FROM spaces WHERE space = %s", [space.id]
@@ -66,6 +72,16 @@ def _create(connection: psycopg.Connection, space: Space) -> None:
     )
 
 
+def active_space(connection: psycopg.Connection, corpus: str) -> Space | None:
+    """Return the space in which ``corpus`` is searched; ``None`` before anything was published."""
+    row = connection.execute(
+        "SELECT space, model, dimensions, details FROM active_spaces JOIN spaces USING (space) "
+        "WHERE corpus = %s",
+        [corpus],
+    ).fetchone()
+    return Space(*row) if row else None
+
+
 def held(connection: psycopg.Connection, corpus: str) -> list[HeldSpace]:
     """Return every space, the oldest first, with what it means to ``corpus``."""
     rows = connection.execute(
@@ -79,12 +95,13 @@ def held(connection: psycopg.Connection, corpus: str) -> list[HeldSpace]:
 
 
 def activate(connection: psycopg.Connection, corpus: str, space: str) -> None:
-    """Let search read ``space`` from now on.
+    """Let search read ``space`` from now on, complete or not.
 
     Raises:
         WrongSpace: Nothing of this corpus is published in it.
     """
     with connection.transaction():
+        lock_corpus(connection, corpus)
         published = connection.execute(
             "SELECT 1 FROM published_documents WHERE corpus = %s AND space = %s LIMIT 1",
             [corpus, space],
@@ -94,27 +111,43 @@ def activate(connection: psycopg.Connection, corpus: str, space: str) -> None:
         _switch(connection, corpus, space)
 
 
-def activate_if_complete(connection: psycopg.Connection, corpus: str, space: str) -> bool:
-    """Let search read ``space`` if every document of the corpus is published in it.
+def lock_corpus(connection: psycopg.Connection, corpus: str) -> None:
+    """Keep other publications, switches and prunings of ``corpus`` away until the transaction ends.
 
-    A corpus that was never searched starts with its first partition. Returns whether it switched;
-    part of the caller's transaction.
+    One lock for all windows: a document may move from one to another while both are published, and
+    search may switch only when the last of them is in.
     """
-    # Publications of different windows commit one after another here, so that the last one sees
-    # all.
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("active", corpus)])
+    connection.execute(f"SET LOCAL lock_timeout = '{CORPUS_LOCK_TIMEOUT_S}s'")
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("corpus", corpus)])
+
+
+def is_complete(connection: psycopg.Connection, corpus: str, space: str) -> bool:
+    """Return whether every document of ``corpus``, as it is now, is published in ``space``."""
+    left = connection.execute(
+        "SELECT 1 FROM documents d WHERE d.corpus = %(corpus)s AND NOT EXISTS ("
+        "SELECT 1 FROM published_documents p WHERE p.corpus = d.corpus "
+        "AND p.document_id = d.document_id AND p.space = %(space)s "
+        "AND p.content_hash = d.content_hash) LIMIT 1",
+        {"corpus": corpus, "space": space},
+    ).fetchone()
+    return left is None
+
+
+def activate_if_completed(
+    connection: psycopg.Connection, corpus: str, space: str, *, was_complete: bool
+) -> bool:
+    """Let search read ``space`` if this publication made it complete; return whether it switched.
+
+    A space that was complete before is left as it is: somebody may have chosen another one. A
+    corpus that was never searched starts with its first partition. Belongs into the publication's
+    transaction.
+    """
     active = connection.execute(
         "SELECT space FROM active_spaces WHERE corpus = %s", [corpus]
     ).fetchone()
     if active is not None and active[0] == space:
         return False
-    left = connection.execute(
-        "SELECT 1 FROM documents d WHERE d.corpus = %(corpus)s AND NOT EXISTS ("
-        "SELECT 1 FROM published_documents p WHERE p.corpus = d.corpus "
-        "AND p.document_id = d.document_id AND p.space = %(space)s) LIMIT 1",
-        {"corpus": corpus, "space": space},
-    ).fetchone()
-    if active is not None and left is not None:
+    if active is not None and (was_complete or not is_complete(connection, corpus, space)):
         return False
     _switch(connection, corpus, space)
     return True
@@ -122,13 +155,20 @@ def activate_if_complete(connection: psycopg.Connection, corpus: str, space: str
 
 def prune(connection: psycopg.Connection, corpus: str) -> int:
     """Delete the corpus' vectors outside the active space; return how many there were."""
-    outside = (
-        "WHERE corpus = %(corpus)s AND space <> "
-        "(SELECT space FROM active_spaces WHERE corpus = %(corpus)s)"
-    )
     with connection.transaction():
-        connection.execute(f"DELETE FROM published_documents {outside}", {"corpus": corpus})
-        return connection.execute(f"DELETE FROM vectors {outside}", {"corpus": corpus}).rowcount
+        lock_corpus(connection, corpus)
+        active = connection.execute(
+            "SELECT space FROM active_spaces WHERE corpus = %s", [corpus]
+        ).fetchone()
+        if active is None:
+            return 0
+        outside = [corpus, active[0]]
+        connection.execute(
+            "DELETE FROM published_documents WHERE corpus = %s AND space <> %s", outside
+        )
+        return connection.execute(
+            "DELETE FROM vectors WHERE corpus = %s AND space <> %s", outside
+        ).rowcount
 
 
 def _switch(connection: psycopg.Connection, corpus: str, space: str) -> None:

@@ -1,6 +1,6 @@
 """Publish, delete, count and search in pgvector; owns the connection and the transaction."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr
 from rba_pipeline.core.documents import Document
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import (
+    DatabaseBusy,
     DatabaseError,
     DatabaseUnavailable,
     WrongSpace,
@@ -31,17 +32,21 @@ from rba_pipeline.resources.space_register import HeldSpace, lock_key
 CONNECT_TIMEOUT_S = 10
 # A first refresh may parse for long; whoever waits for it has nothing else to do.
 CATALOGUE_LOCK_TIMEOUT_S = 3600
-LOCK_TIMEOUT_S = 60
+# Classes: connection exception, operator intervention.
+_LOST = ("08", "57")
+# Lock not available, deadlock detected, serialization failure.
+_BUSY = ("55P03", "40P01", "40001")
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What one publication changed, and how many searchable chunks the window holds now."""
+    """What one publication changed, and how many chunks of the window are searchable now or not."""
 
     inserted: int
     updated: int
     deleted: int
     rows: int
+    quarantined: int
     activated: bool
 
 
@@ -108,6 +113,7 @@ class VectorStore(dg.ConfigurableResource):
         with self._translated():
             connection.execute(f"SET lock_timeout = '{CATALOGUE_LOCK_TIMEOUT_S}s'")
             connection.execute("SELECT pg_advisory_lock(%s)", [key])
+            connection.execute("RESET lock_timeout")
         try:
             yield
         finally:
@@ -125,6 +131,7 @@ class VectorStore(dg.ConfigurableResource):
         chunks: Iterable[pa.RecordBatch],
         vectors: VectorSource,
         quarantined: Iterable[str],
+        elsewhere: Collection[str] = (),
     ) -> Published:
         """Make ``window`` searchable in one transaction: new in, changed replaced, gone deleted.
 
@@ -134,6 +141,8 @@ class VectorStore(dg.ConfigurableResource):
             chunks: All chunks of the window, as ``RecordStore.chunk_batches`` yields them.
             vectors: Called with the hashes that the database lacks; yields hashes and float32
                 ``(n, dimensions)``.
+            elsewhere: Ids of documents that other windows hold now. One that is still stored in
+                this window stays until the other one is published: it moved, it is not gone.
             quarantined: Hashes of texts that have no vector, with an entry in the outcomes.
 
         Raises:
@@ -143,16 +152,18 @@ class VectorStore(dg.ConfigurableResource):
         with self._translated():
             space_register.register(connection, space)
         with self._translated(), connection.transaction():
-            # Two runs of one window follow each other; the lock ends with the transaction.
-            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-            lock = lock_key("window", self.corpus, space.id, str(window.year))
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock])
-            publication = Publication(connection, self.corpus, space=space.id, window=window)
+            space_register.lock_corpus(connection, self.corpus)
+            was_complete = space_register.is_complete(connection, self.corpus, space.id)
+            publication = Publication(
+                connection, self.corpus, space=space.id, window=window, elsewhere=elsewhere
+            )
             publication.stage(documents, chunks, vectors)
             inserted, updated, deleted = publication.apply()
-            rows = publication.refuse_holes(set(quarantined))
-            activated = space_register.activate_if_complete(connection, self.corpus, space.id)
-        return Published(inserted, updated, deleted, rows, activated)
+            rows, absent = publication.refuse_holes(set(quarantined))
+            activated = space_register.activate_if_completed(
+                connection, self.corpus, space.id, was_complete=was_complete
+            )
+        return Published(inserted, updated, deleted, rows, absent, activated)
 
     def replace_quarantine(
         self, kind: str, window: Window | None, entries: Iterable[QuarantineEntry]
@@ -216,15 +227,10 @@ class VectorStore(dg.ConfigurableResource):
             )
             return [row[0] for row in rows]
 
-    def corpora(self) -> list[str]:
-        """Return the names of all corpora with stored documents."""
-        with self._translated():
-            rows = self._ready().execute("SELECT DISTINCT corpus FROM documents ORDER BY 1")
-            return [row[0] for row in rows]
-
     def active_space(self) -> Space | None:
         """Return the space that search reads; ``None`` before anything was published."""
-        return next((held.space for held in self.spaces() if held.is_active), None)
+        with self._translated():
+            return space_register.active_space(self._ready(), self.corpus)
 
     def spaces(self) -> list[HeldSpace]:
         """Return the spaces that the database knows, the oldest first."""
@@ -313,10 +319,9 @@ class VectorStore(dg.ConfigurableResource):
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except psycopg.OperationalError as error:
-            raise DatabaseUnavailable(f"{_place(self.database_url)}: {_sentence(error)}") from error
         except psycopg.Error as error:
-            raise DatabaseError(f"{_place(self.database_url)}: {_sentence(error)}") from error
+            kind = _kind(error)
+            raise kind(f"{_place(self.database_url)}: {_sentence(error)}") from error
 
 
 def _require_address(url: str) -> None:
@@ -335,6 +340,14 @@ def _place(url: str) -> str:
     parts = conninfo_to_dict(url)
     host, port = parts.get("host", "localhost"), parts.get("port", 5432)
     return f"database {parts.get('dbname', '')!r} at {host}:{port}"
+
+
+def _kind(error: psycopg.Error) -> type[DatabaseError]:
+    """Return which of our errors it is, by SQLSTATE (PostgreSQL's manual, appendix A)."""
+    state = error.sqlstate
+    if isinstance(error, psycopg.OperationalError) and (state is None or state[:2] in _LOST):
+        return DatabaseUnavailable
+    return DatabaseBusy if state in _BUSY else DatabaseError
 
 
 def _sentence(error: psycopg.Error) -> str:

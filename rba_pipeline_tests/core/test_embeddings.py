@@ -84,9 +84,17 @@ def test_sorting_by_length_loses_no_text(lengths: list[int], look_ahead: int) ->
         assert [text.tokens for text in block] == sorted((t.tokens for t in block), reverse=True)
 
 
+def test_a_text_without_an_outcome_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="text b has no outcome"):
+        outcomes_of(
+            {"a": 1, "b": 1}, embedded={"a"}, reused=set(), rejections=[], earlier_attempts={}
+        )
+
+
 def test_every_text_has_one_outcome_and_attempts_add_up() -> None:
     outcomes = outcomes_of(
         {"a": 3, "b": 4, "c": 5},
+        embedded={"b"},
         reused={"a"},
         rejections=[Rejection("c", "text_invalid", attempts=1)],
         earlier_attempts={"c": 2},

@@ -6,15 +6,28 @@ from rba_pipeline.core.presets import Bounds
 UPPER = Bounds(8, 4)
 
 
-def test_a_refusal_halves_requests_first_and_texts_last() -> None:
-    paces = [Pace(UPPER)]
+def test_waves_of_refusals_halve_requests_first_and_texts_last() -> None:
+    pace = Pace(UPPER)
+    seen = [pace.now]
     for _ in range(6):
-        paces.append(after_refusal(paces[-1]))
+        for _ in range(pace.now.parallel_batches):
+            pace = after_refusal(pace)
+        while pace.unanswered:
+            pace = after_refusal(pace)
+        seen.append(pace.now)
 
-    assert [pace.now for pace in paces] == [
-        Bounds(8, 4), Bounds(8, 2), Bounds(8, 1), Bounds(4, 1), Bounds(2, 1), Bounds(1, 1),
-        Bounds(1, 1),
+    assert seen == [
+        Bounds(8, 4), Bounds(8, 2), Bounds(8, 1),
+        Bounds(4, 1), Bounds(2, 1), Bounds(1, 1), Bounds(1, 1),
     ]  # fmt: skip
+
+
+def test_the_requests_of_one_wave_halve_once() -> None:
+    pace = Pace(UPPER)
+    for _ in range(UPPER.parallel_batches):
+        pace = after_refusal(pace)
+
+    assert pace.now == Bounds(8, 2)
 
 
 def test_answers_lead_back_to_the_upper_bound_and_never_beyond() -> None:

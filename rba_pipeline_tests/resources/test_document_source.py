@@ -295,8 +295,8 @@ def test_of_two_files_with_one_address_the_first_by_path_is_the_document(corpus:
 
 def test_a_file_of_the_future_becomes_a_document_on_its_day(corpus: Corpus) -> None:
     corpus.put("old.txt", text_of("31 December 1989"))
-    corpus.put("soon.txt", text_of("2 June 2024"))
-    corpus.put("later.txt", text_of("3 June 2024"))
+    corpus.put("soon.txt", text_of("1 June 2024"))
+    corpus.put("later.txt", text_of("2 June 2024"))
     corpus.refresh()
     out_of_range = {"old.txt": "date_out_of_range", "later.txt": "date_out_of_range"}
 
@@ -512,7 +512,7 @@ def test_any_fsspec_url_is_a_source_and_a_store(bucket: Any) -> None:
 
     assert (first.files, first.documents, first.quarantined) == (2, 1, {"unsupported": 1})
     assert second.parsed == 0
-    assert next(source.read(source.catalogue().all_documents())).path == "site/a.txt"
+    assert next(source.read(source.catalogue(TODAY).all_documents())).path == "site/a.txt"
 
 
 def test_a_manifest_works_on_any_file_system(bucket: Any) -> None:

@@ -22,7 +22,7 @@ def test_the_bounds_are_what_was_set_then_the_preset_within_the_services_limits(
 ) -> None:
     class Small(OracleService):
         def info(self) -> dict[str, object]:
-            return {**super().info(), "limits": {"max_texts": 100}}
+            return {**super().info(), "limits": {"max_texts": 100, "max_queue_tokens": 524_288}}
 
     resource = Embedding(preset=Preset(preset), batch_size=batch, parallel_batches=parallel)
     with Small() as oracle:

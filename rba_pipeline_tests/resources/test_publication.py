@@ -55,7 +55,9 @@ def store(database_url: str) -> Iterator[VectorStore]:
 def test_a_window_is_published_with_all_its_columns(store: VectorStore, database_url: str) -> None:
     published = publish(store, TEXTS)
 
-    assert published == Published(inserted=3, updated=0, deleted=0, rows=3, activated=True)
+    assert published == Published(
+        inserted=3, updated=0, deleted=0, rows=3, quarantined=0, activated=True
+    )
     assert store.count() == (2, 3)
     with psycopg.connect(database_url) as connection:
         chunk = connection.execute(
@@ -77,7 +79,9 @@ def test_publishing_the_same_again_changes_nothing_and_asks_for_no_vector(
 
     again = publish(store, TEXTS, vectors=lambda wanted: asked.append(wanted) or [])
 
-    assert again == Published(inserted=0, updated=0, deleted=0, rows=3, activated=False)
+    assert again == Published(
+        inserted=0, updated=0, deleted=0, rows=3, quarantined=0, activated=False
+    )
     assert asked == [set()]
     assert rows(database_url) == before
 
@@ -136,7 +140,6 @@ def test_two_corpora_with_the_same_documents_stay_apart(
         publish(other, {FLOODS: ["only this"]})
 
         assert other.count() == (1, 1)
-        assert store.corpora() == [CORPUS, "other"]
     assert [row for row in rows(database_url) if row[0] == CORPUS] == before
 
 

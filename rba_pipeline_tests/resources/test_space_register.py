@@ -1,6 +1,7 @@
 """The embedding spaces of a corpus: which is searched, and when that changes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -56,6 +57,34 @@ def test_a_new_space_becomes_active_when_every_document_is_published_in_it(
     assert in_between == SPACE
     assert whole.activated
     assert store.active_space() == NEW_SPACE
+
+
+def test_a_space_that_lacks_a_correction_does_not_come_back_by_itself(store: VectorStore) -> None:
+    later = Window(date(2014, 1, 1), date(2015, 1, 1))
+    wind = {document("wind", day=date(2014, 2, 2)): ["gusts"]}
+    for space in (SPACE, NEW_SPACE):
+        publish(store, TEXTS, space=space)
+        publish(store, wind, space=space, window=later)
+    corrected = {replace(FLOODS, content_hash="corrected"): ["water stood"], FROST: ["ice"]}
+    publish(store, corrected, space=NEW_SPACE)
+
+    stale = publish(store, wind, space=SPACE, window=later)
+
+    assert not stale.activated
+    assert store.active_space() == NEW_SPACE
+
+
+def test_a_space_that_somebody_chose_stays_when_a_complete_one_is_published_again(
+    store: VectorStore,
+) -> None:
+    for space in (SPACE, NEW_SPACE):
+        publish(store, TEXTS, space=space)
+    store.activate(SPACE.id)
+
+    again = publish(store, TEXTS, space=NEW_SPACE)
+
+    assert not again.activated
+    assert store.active_space() == SPACE
 
 
 def test_spaces_are_listed_activated_and_pruned(store: VectorStore, database_url: str) -> None:

@@ -237,6 +237,6 @@ def test_a_wrong_password_is_not_repeated(database_url: str) -> None:
 
 def test_an_empty_store_counts_nothing(store: VectorStore) -> None:
     assert store.count() == (0, 0)
-    assert store.filing_dates() == store.corpora() == store.spaces() == store.quarantine() == []
+    assert store.filing_dates() == store.spaces() == store.quarantine() == []
     assert store.active_space() is None
     assert store.corpus == CORPUS

@@ -30,12 +30,13 @@ CREATE TABLE active_spaces (
     switched_at timestamptz NOT NULL DEFAULT now()
 );
 
--- A document stands here once all its chunks have vectors in the space; a corpus may switch to a
--- space when all its documents do.
+-- With which content a document is published in a space: each of its chunks has a vector there or is
+-- quarantined. A corpus may switch to a space in which all its documents stand as they are now.
 CREATE TABLE published_documents (
     corpus       text NOT NULL,
     space        text NOT NULL REFERENCES spaces,
     document_id  text NOT NULL,
+    content_hash text NOT NULL,
     PRIMARY KEY (corpus, space, document_id),
     FOREIGN KEY (corpus, document_id) REFERENCES documents ON DELETE CASCADE
 );

@@ -138,7 +138,8 @@ def quarantine(corpus: str | None) -> None:
     with _opened(corpus) as found:
         entries = found.vector_store.quarantine()
     for entry in entries:
-        click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{entry.detail}")
+        place = f"{entry.window_start} to {entry.window_end}: " if entry.kind == "text" else ""
+        click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{place}{entry.detail}")
     click.echo(f"{len(entries)} in quarantine", err=True)
 
 

@@ -89,6 +89,8 @@ def _materialise(settings: Settings, keys: list[str]) -> list[PartitionResult]:
     results = []
     for result in materialise(settings, keys):
         results.append(result)
+        if result.failure and "DagsterExecutionInterruptedError" in result.failure:
+            raise KeyboardInterrupt
         if result.failure:
             raise RbaError(f"partition {result.key}: {result.failure}")
         figures = [_figure(result, *column) for column in _COLUMNS]

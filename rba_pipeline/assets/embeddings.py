@@ -99,7 +99,11 @@ def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Assets
 
 def _entry(row: Outcome, window: Window) -> QuarantineEntry:
     return QuarantineEntry(
-        "text", row.text_hash, window.start, window.end,
-        reason=str(row.reason), detail="the embedding service rejects this text",
+        kind="text",
+        name=row.text_hash,
+        window_start=window.start,
+        window_end=window.end,
+        reason=str(row.reason),
+        detail="the service rejects this text; the rest of its document is searchable",
         attempts=row.attempts,
-    )  # fmt: skip
+    )

@@ -64,7 +64,11 @@ class Embedding(CheckedResource):
         default="http://127.0.0.1:8000",
         description="Address of the embedding service; several, comma separated, share the work.",
     )
-    api_key: str = Field(default="", description="Secret of the service; never shown.")
+    api_key: str = Field(
+        default="",
+        description="Secret of the service. Leave it to the environment, or write env: NAME: "
+        "Dagster keeps and shows what stands in a run config.",
+    )
 
     _client: EmbeddingClient | None = PrivateAttr(default=None)
 

@@ -20,7 +20,6 @@ from rba_pipeline.local_service import (
     start_service,
 )
 from rba_pipeline.resources.file_lock import FileLock
-from rba_pipeline.resources.ports import free_port
 from rba_pipeline.resources.postgres import EmbeddedPostgres, is_embedded
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.supervision import say, start_all, watch
@@ -29,7 +28,6 @@ __all__ = [
     "DatabaseUrls",
     "ServiceAddress",
     "database",
-    "free_port",
     "load_environment",
     "project_root",
     "service",

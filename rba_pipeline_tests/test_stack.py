@@ -93,7 +93,7 @@ def _free_ports(root: Path) -> dict[str, int]:
     """Write ports into .env that no real installation on this machine uses, and return them."""
     local_env.read(root)
     there = local_env.written(root)
-    ports = {"database": free_port(56000), "service": free_port(56100), "web": free_port(56200)}
+    ports = {"database": free_port(12000), "service": free_port(12100), "web": free_port(12200)}
     databases = ("RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL")
     change = {name: there[name].replace("55432", str(ports["database"])) for name in databases}
     change["EMBEDDING_API_URL"] = f"http://127.0.0.1:{ports['service']}"
@@ -178,7 +178,7 @@ def test_a_killed_up_takes_its_children_with_it_and_the_next_one_starts(root: Pa
 @pytest.mark.postgres
 def test_taken_ports_are_replaced_and_written_to_the_env_file(root: Path) -> None:
     _free_ports(root)
-    web = free_port(56200)
+    web = free_port(12200)
     with Up(root) as up:
         up.said_until("embedding service")
         wanted = local_env.written(root)

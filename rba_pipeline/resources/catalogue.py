@@ -103,10 +103,8 @@ class Catalogue:
         """Return every document, ordered by (published_on, document_id)."""
         return [entry for _, entry in self._filed]
 
-    def quarantine(self, today: date | None = None) -> list[Quarantined]:
-        """Return the files that are no documents, ordered by path; as of ``today`` if given."""
-        if today is not None and today != self.today:
-            return Catalogue(self.entries, self.first_year, today).quarantine()
+    def quarantine(self) -> list[Quarantined]:
+        """Return the files that are no documents, ordered by path."""
         return sorted(self._quarantined, key=lambda item: item.path)
 
     def outdated(self) -> list[Quarantined]:

@@ -35,7 +35,7 @@ class Refreshed:
         unchanged: Neither parsed nor judged anew.
         removed: In the catalogue before, no longer in the source.
         ignored: In the source, but not listed by its manifest.
-        kept: Changed but unreadable just now; what was parsed before still stands.
+        kept: Changed into something that is no document; the version before still stands.
         documents: Files that are documents on the day of the refresh.
         quarantined: Files that are not, by reason.
     """

@@ -60,7 +60,7 @@ class Corpus:
         return [entry.path for entry in self.catalogue().documents(*EVER)]
 
     def reasons(self) -> dict[str, str]:
-        return {item.path: item.reason for item in self.catalogue().quarantine(TODAY)}
+        return {item.path: item.reason for item in self.catalogue().quarantine()}
 
     def files(self) -> dict[str, int]:
         found = self.store.rglob("*.parquet")

@@ -16,7 +16,8 @@ from rba_pipeline.processes import Component
 from rba_pipeline.resources.file_lock import FileLock
 from rba_pipeline.resources.ports import LOOPBACK, free_port
 
-_START_S = 120
+# A model is prepared for this machine at its first start, which takes minutes for a large one.
+_START_S = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class StartingService:
         """Wait for it, once.
 
         Raises:
-            ServiceUnavailable: It ended, or was not ready after two minutes.
+            ServiceUnavailable: It ended, or was not ready in time.
         """
         with open(self.pipe, "rb") as pipe:
             readable, _, _ = select.select([pipe], [], [], _START_S)
@@ -64,7 +65,9 @@ def start_service(root: Path, model: str | None) -> StartingService:
     key = os.environ["EMBEDDING_API_KEY"]
     if not key:
         raise BadSetting("EMBEDDING_API_KEY is empty; remove its line from .env to get a new one")
-    environment = dict(os.environ) | ({"EMBEDDING_MODEL": model} if model else {})
+    environment = {"EMBEDDING_CACHE_DIR": str(root / ".state" / "models")} | dict(os.environ)
+    if model:
+        environment["EMBEDDING_MODEL"] = model
     port = free_port(urlsplit(os.environ["EMBEDDING_API_URL"]).port or 8000)
     reading, writing = os.pipe()
     try:

@@ -95,7 +95,9 @@ class Embedding(CheckedResource):
         if not self.api_key.isascii():
             raise BadSetting("EMBEDDING_API_KEY: only ASCII characters can be sent in a header")
         addresses = check_addresses(self.api_url)
-        self._client = EmbeddingClient(addresses, key=self.api_key, timeout_s=self.timeout_s)
+        # Of several keys, as the service holds them while one replaces another, the first.
+        key = self.api_key.partition(",")[0].strip()
+        self._client = EmbeddingClient(addresses, key=key, timeout_s=self.timeout_s)
         try:
             yield self._client
         finally:

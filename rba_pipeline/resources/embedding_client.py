@@ -276,7 +276,7 @@ def _refusal(response: requests.Response, address: str) -> EmbeddingError:
             return TextRejected(told, index, code)
         case 429 | 503:
             return ServiceOverloaded(told, _retry_after_s(response))
-        case status if status >= 500:
+        case status if status == 408 or status >= 500:
             return ServiceUnavailable(told)
         case _:
             return RequestRejected(told)

@@ -112,10 +112,11 @@ def test_a_full_service_is_asked_again_not_before_the_time_that_it_named(
     assert (answer.attempts, answer.refusals) == (2, 1)
 
 
-def test_a_failure_inside_the_service_is_retried_and_is_no_refusal(
-    client: EmbeddingClient, oracle: OracleService
+@pytest.mark.parametrize(("status", "code"), [(500, "model_failed"), (408, "too_slow")])
+def test_a_failure_inside_the_service_or_on_the_way_is_retried_and_is_no_refusal(
+    client: EmbeddingClient, oracle: OracleService, status: int, code: str
 ) -> None:
-    oracle.script = once(Reply.error(500, "backend_failed"))
+    oracle.script = once(Reply.error(status, code))
 
     answer = client.embed(TEXTS, info=client.info())
 

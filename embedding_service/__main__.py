@@ -1,17 +1,22 @@
-"""``python -m embedding_service``: serve one model over HTTP."""
+"""``python -m embedding_service``: serve one model over HTTP, or check it."""
 
 import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from embedding_service.errors import StartupError
 from embedding_service.settings import PREFIX, Settings, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until stopped; return 0, 1 after a breakdown, 2 if settings or model are refused."""
+    """Do what is asked for and return the exit code.
+
+    Returns:
+        0 after an orderly end, 1 after a breakdown or a check that failed, 2 if settings or model
+        are refused.
+    """
     asked = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
@@ -21,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(**{name: v for name, v in given.items() if v is not None})
         # After the settings: what is wrong with them is said at once.
+        if asked.command == "check":
+            from embedding_service import check
+
+            return check.run(settings, check.Extent(asked.batches, asked.threads, asked.seed))
         from embedding_service import server
 
         return server.run(settings, ready_fd=asked.ready_fd)
@@ -54,7 +63,42 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="open file descriptor that gets a line of JSON (port, pid) when the service is ready",
     )
+    _add_check(parser.add_subparsers(dest="command", title="instead of serving"))
     return parser
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    check = commands.add_parser(
+        "check",
+        help="prove that a text's vector does not depend on what is computed beside it",
+        description="Compare vectors from random batches with those of the same texts alone, for "
+        "the model of the settings; 0 if they agree, 1 if not.",
+    )
+    usual = {"batches": 60, "threads": 8, "seed": 0}
+    meaning = {
+        "batches": "random batches, at least; one in twenty has a long text if the model takes any",
+        "threads": "callers at once",
+        "seed": "decides the texts, and who asks for which",
+    }
+    for name, default in usual.items():
+        least = 0 if name == "seed" else 1
+        check.add_argument(
+            f"--{name}",
+            type=_at_least(least),
+            default=default,
+            metavar="N",
+            help=f"{meaning[name]}; from {least}, {default} if not given",
+        )
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        found = int(text)
+        if found < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, got {found}")
+        return found
+
+    return number
 
 
 def _environment() -> str:

@@ -1,5 +1,7 @@
 """The composition root: builds everything from settings, starts it and stops it."""
 
+import dataclasses
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -7,21 +9,36 @@ from importlib import metadata
 from fastapi import FastAPI
 
 from embedding_service.api.answers import Limits
+from embedding_service.api.bodies import Uploads
+from embedding_service.api.embeddings import Embeddings
 from embedding_service.api.errors import add_error_handlers
+from embedding_service.api.memory import RequestMemory
+from embedding_service.api.metrics import Metrics
+from embedding_service.api.request_log import RequestLog
 from embedding_service.api.routes import Routes
 from embedding_service.api.security import KeyRequired
 from embedding_service.backend.base import Backend
+from embedding_service.backends import load_backend
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.lifecycle import Lifecycle
+from embedding_service.engine.memory import MemoryGuard
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.engine.stats import Stats
 from embedding_service.errors import SettingRefused
+from embedding_service.process_memory import resident_and_peak_bytes, usable_bytes
 from embedding_service.settings import Settings
+
+_logger = logging.getLogger(__name__)
 
 # On two cores a pass of more than about 2,048 padded tokens is slower per token, not faster; an
 # accelerator wants passes large enough to hide what each costs to launch.
 _CPU_BATCH = BatchLimits(max_texts=32, max_padded_tokens=2048)
-_ACCELERATOR_BATCH = BatchLimits(max_texts=256, max_padded_tokens=65_536)
+_ACCELERATOR_BATCH = BatchLimits(
+    max_texts=256, max_padded_tokens=65_536, look_ahead=2048, pass_tokens=1024
+)
+# Up to this length attention is the smaller part of the work; batches of longer texts hold fewer
+# padded tokens, in proportion.
+_ATTENTION_LENGTH = 2048
 
 
 def create_app(
@@ -41,20 +58,49 @@ def create_app(
     """
     lifecycle = build_lifecycle(settings, backend, on_ready=on_ready, on_broken=on_broken)
 
+    memory = RequestMemory(settings.max_request_memory)
+    metrics = Metrics(lifecycle, memory, version=_version())
+    uploads = Uploads()
+
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         lifecycle.start()
         yield
         lifecycle.stop(timeout_s=0)
 
-    app = FastAPI(title="Embedding service", lifespan=life, docs_url=None, redoc_url=None)
-    routes = Routes(lifecycle, limits=lambda loaded: _limits(settings, loaded), version=_version())
-    app.include_router(routes.router())
+    app = FastAPI(
+        title="Embedding service",
+        version=_version(),
+        description="One unit vector for each text, the same however the texts are batched. "
+        "Another path is answered with 404, another method with 405, in the shape of every error.",
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(_routes(settings, lifecycle, metrics, uploads).router())
     add_error_handlers(app)
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    app.add_middleware(KeyRequired, key=key)
+    app.add_middleware(KeyRequired, keys=settings.api_keys)
+    app.add_middleware(RequestLog, memory=memory, metrics=metrics)
     app.state.lifecycle = lifecycle
+    app.state.metrics = metrics
+    app.state.uploads = uploads
     return app
+
+
+def _routes(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, uploads: Uploads) -> Routes:
+    def limits(backend: Backend) -> Limits:
+        return _limits(settings, backend)
+
+    return Routes(
+        lifecycle,
+        embeddings=Embeddings(
+            lifecycle, limits=limits, body_seconds=settings.body_seconds, uploads=uploads
+        ),
+        metrics=metrics,
+        limits=limits,
+        version=_version(),
+    )
 
 
 def build_lifecycle(
@@ -68,25 +114,10 @@ def build_lifecycle(
     stats = Stats()
 
     def load() -> Engine:
-        return _engine(settings, backend or _load(settings), stats, lifecycle.broken)
+        return _engine(settings, backend or load_backend(settings), stats, lifecycle.broken)
 
     lifecycle = Lifecycle(load, stats=stats, on_ready=on_ready, on_broken=on_broken)
     return lifecycle
-
-
-def _load(settings: Settings) -> Backend:
-    from embedding_service.backend.models import find_model
-
-    folder = find_model(settings.model, settings.model_revision)
-    # After the folder's checks: this import takes seconds.
-    from embedding_service.backend.sentence_transformer import SentenceTransformerBackend
-
-    return SentenceTransformerBackend(
-        folder,
-        device=settings.device,
-        threads=settings.threads,
-        max_tokens=settings.max_seq_length,
-    )
 
 
 def _engine(
@@ -102,23 +133,47 @@ def _engine(
         )
     return Engine(
         backend,
-        limits=_batch_limits(settings, backend),
+        limits=batch_limits(settings, backend),
         max_queue_tokens=settings.max_queue_tokens,
         stats=stats,
+        memory=memory_guard(settings, backend),
+        watchdog_s=settings.watchdog_seconds,
         on_death=on_death,
     )
 
 
-def _batch_limits(settings: Settings, backend: Backend) -> BatchLimits:
+def batch_limits(settings: Settings, backend: Backend) -> BatchLimits:
+    """Return the bounds of one forward pass: of the settings, else what suits the device."""
     usual = _CPU_BATCH if backend.device == "cpu" else _ACCELERATOR_BATCH
-    return BatchLimits(
+    padded = settings.max_batch_tokens or usual.max_padded_tokens
+    return dataclasses.replace(
+        usual,
         max_texts=settings.server_batch_size or usual.max_texts,
-        max_padded_tokens=settings.max_batch_tokens or usual.max_padded_tokens,
+        max_padded_tokens=padded,
+        max_attention=padded * _ATTENTION_LENGTH,
+        native_tokens=backend.native_tokens,
+    )
+
+
+def memory_guard(settings: Settings, backend: Backend) -> MemoryGuard | None:
+    """Return what bounds the memory of passes; None where it cannot be measured."""
+    if backend.device != "cpu":
+        _logger.info("passes are not bounded by memory: they take that of %s", backend.device)
+        return None
+    try:
+        resident_and_peak_bytes()
+    except OSError as error:
+        _logger.warning("passes are not bounded by memory, which cannot be measured: %s", error)
+        return None
+    return MemoryGuard(
+        settings.max_memory or usable_bytes(),
+        resident_and_peak_bytes,
+        reserved_bytes=settings.max_request_memory,
     )
 
 
 def _limits(settings: Settings, backend: Backend) -> Limits:
-    batch = _batch_limits(settings, backend)
+    batch = batch_limits(settings, backend)
     return Limits(
         max_texts=settings.max_texts,
         max_tokens_per_text=backend.max_tokens,

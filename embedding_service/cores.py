@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_1 = Path("/sys/fs/cgroup/cpu")
 
 
 def usable_cores(limit_file: Path = _CGROUP_LIMIT) -> int:
@@ -18,9 +19,14 @@ def usable_cores(limit_file: Path = _CGROUP_LIMIT) -> int:
 
 
 def _quota(limit_file: Path) -> int | None:
-    try:
-        quota, period = limit_file.read_text().split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError, ZeroDivisionError):
-        # Absent on other systems; "max 100000" where there is no quota.
-        return None
+    # Version 2 of cgroups has one file, version 1 has two.
+    for files in ([limit_file], [_CGROUP_1 / f"cpu.cfs_{n}_us" for n in ("quota", "period")]):
+        try:
+            quota, period = " ".join(file.read_text() for file in files).split()
+            cores = math.ceil(int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            # Absent on other systems; "max 100000" where version 2 has no quota.
+            continue
+        # Version 1 says -1 where there is none.
+        return cores if cores > 0 else None
+    return None

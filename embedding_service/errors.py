@@ -4,12 +4,14 @@ EngineError                   one request gets no vectors; each kind has a stabl
 ├── NotAllowed                  the key is missing or wrong
 ├── BadRequest                  the request as a whole is malformed; change it
 ├── TooLarge                    the request could never fit; split it
+├── TooSlow                     the body took longer to arrive than it may
 ├── TextRejected                one text can never be embedded; its neighbours can
 │   ├── TextTooLong               more tokens than the model takes
 │   ├── TextEmpty                 nothing is left of it after tokenising
 │   └── TextInvalid               not a string of Unicode scalar values
 ├── Refused                     nothing is wrong with the request; come back in ``retry_after_s``
 │   ├── QueueFull                 the line holds as many tokens as it may
+│   ├── MemoryFull                the requests being served hold as many bytes as they may
 │   ├── NotReady                  loading, warming up, or broken
 │   └── Draining                  about to stop
 ├── DeadlinePassed              the caller's patience ended first; nothing more is computed for it
@@ -43,6 +45,12 @@ class TooLarge(EngineError):
     """The request could never fit; smaller ones may."""
 
     code = "too_large"
+
+
+class TooSlow(EngineError):
+    """The body did not arrive in time; the same may succeed over a better line."""
+
+    code = "too_slow"
 
 
 class TextRejected(EngineError):
@@ -87,6 +95,12 @@ class QueueFull(Refused):
     """The line holds as many tokens as it may."""
 
     code = "queue_full"
+
+
+class MemoryFull(Refused):
+    """The requests that are being served hold as many bytes as they may."""
+
+    code = "memory_full"
 
 
 class NotReady(Refused):

@@ -8,12 +8,16 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 
+from embedding_service import logs
+from embedding_service.api.bodies import Uploads
 from embedding_service.app import create_app
 from embedding_service.backend.base import Backend
+from embedding_service.connections import Connection, ConnectionLimits
 from embedding_service.engine.lifecycle import Lifecycle
 from embedding_service.errors import SettingRefused, StartupError
 from embedding_service.settings import PREFIX, Settings
@@ -25,6 +29,8 @@ EXIT_STOPPED, EXIT_BROKEN, EXIT_REFUSED = 0, 1, 2
 # After draining: for the owner thread to end, and to send the answers that are ready.
 _STOP_S = 1
 _SEND_S = 5
+# After a second signal: what is ready goes out, and nobody is waited for.
+_LAST_S = 0.5
 # Longer than a client pauses between two batches: a connection closed under it costs it a retry.
 _KEEP_ALIVE_S = 120
 
@@ -66,7 +72,7 @@ def run(settings: Settings, *, ready_fd: int | None = None, backend: Backend | N
         ready_fd: Gets one line of JSON with port and pid once requests are let in, then is closed.
         backend: Served in place of the model that ``settings`` names.
     """
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
     _check_descriptor(ready_fd)
     listener = bind(settings)
     process = _Process(settings, listener, ready_fd, backend)
@@ -96,9 +102,14 @@ class _Process:
         self._ready_fd = ready_fd
         app = create_app(settings, backend, on_ready=self._ready, on_broken=self._broken)
         self._lifecycle: Lifecycle = app.state.lifecycle
+        self._uploads: Uploads = app.state.uploads
+        limits = ConnectionLimits(
+            settings.max_connections, settings.body_seconds, app.state.metrics.refused
+        )
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=partial(Connection, limits=limits),  # type: ignore[arg-type]
                 access_log=False,
                 log_config=None,
                 server_header=False,
@@ -121,11 +132,16 @@ class _Process:
         serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         stopping = asyncio.create_task(self._asked_to_stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        ended = await self._end()
-        await serving
+        again = asyncio.create_task(self._asked_again.wait())
+        ended = await self._end(again)
+        await asyncio.wait({serving, again}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving}, timeout=_LAST_S)
+        if serving.done():
+            await serving
+        again.cancel()
         code = self._exit_code()
-        if not ended:
-            # A thread inside the model cannot be interrupted, and would hold up a normal exit.
+        if not ended or self._asked_again.is_set():
+            # A thread inside model or tokenizer cannot be interrupted, and would hold up the end.
             logging.shutdown()
             os._exit(code)
         return code
@@ -133,19 +149,20 @@ class _Process:
     def _on_signal(self) -> None:
         (self._asked_again if self._asked_to_stop.is_set() else self._asked_to_stop).set()
 
-    async def _end(self) -> bool:
+    async def _end(self, again: "asyncio.Future[Any]") -> bool:
         """Drain, unless broken or asked twice; answer whoever is left; return if threads ended."""
         patience_s = 0.0 if self._error else self._settings.drain_seconds
         _logger.info("stopping; accepted requests have %g s", patience_s)
         drained = self._loop.run_in_executor(None, self._lifecycle.drain, patience_s)
-        again = asyncio.ensure_future(self._asked_again.wait())
-        waiting: set[asyncio.Future[Any]] = {drained, again}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
+        self._uploads.end()
         stop_s = 0 if again.done() else _STOP_S
-        again.cancel()
-        ended = await self._loop.run_in_executor(None, self._lifecycle.stop, stop_s)
+        stopped = self._loop.run_in_executor(None, self._lifecycle.stop, stop_s)
+        # An early second signal is in stop_s; a late one ends the wait.
+        late: set[asyncio.Future[Any]] = {stopped} if again.done() else {stopped, again}
+        await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
         self._server.should_exit = True
-        return ended
+        return stopped.done() and stopped.result()
 
     def _exit_code(self) -> int:
         if self._error is None:

@@ -1,9 +1,10 @@
 """Every knob of the service, with unit, default, range and a sentence."""
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from embedding_service.cores import usable_cores
@@ -27,6 +28,23 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto",
         description="Where the model runs; auto takes an accelerator if there is one.",
+    )
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        default="auto",
+        description="What computes; auto takes OpenVINO on a CPU where it is installed.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        default="auto",
+        description="Numbers computed in; auto: bf16 where there are instructions for it, fp16 on "
+        "mps, else fp32. int8 is an embedding space of its own.",
+    )
+    cache_dir: Path = Field(
+        default=Path("~/.cache/embedding_service"),
+        description="Folder for models prepared for OpenVINO; keep it between restarts.",
+    )
+    calibration: Path | None = Field(
+        default=None,
+        description="Texts to calibrate int8 with, one per line; by default a built-in sample.",
     )
     threads: int = Field(
         default_factory=usable_cores,
@@ -62,8 +80,44 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=16 * 2**20, ge=1024, le=2**30, description="Largest body of a request, in bytes."
     )
+    max_request_memory: ByteSize = Field(
+        default=ByteSize(256 * 2**20),
+        ge=2**20,
+        le=2**40,
+        description="Most bytes that all requests together may hold, such as 256MiB; beyond: 429.",
+    )
+    max_memory: ByteSize | None = Field(
+        default=None,
+        ge=2**26,
+        le=2**44,
+        description="Most memory of the process, such as 3GiB, under which forward passes are "
+        "kept; by default 90 % of the container's limit, else 80 % of the machine's memory.",
+    )
+    watchdog_seconds: float = Field(
+        default=300,
+        ge=1,
+        le=3600,
+        description="A forward pass that takes longer, in seconds, ends the service.",
+    )
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        le=65_536,
+        description="Most open connections; one more is answered with 503 and closed.",
+    )
+    body_seconds: float = Field(
+        default=60,
+        ge=0.1,
+        le=3600,
+        description="How long a body may take to arrive, and an answer to be taken, in seconds.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Readable lines, or one JSON object per line."
+    )
     api_key: SecretStr | None = Field(
-        default=None, description="Secret that callers send; required unless bound to loopback."
+        default=None,
+        description="Secret that callers send; several, comma separated, are all accepted; "
+        "required unless bound to loopback.",
     )
     host: Annotated[str, Field(min_length=1)] = Field(
         default="127.0.0.1", description="Address to listen on."
@@ -80,10 +134,24 @@ class Settings(BaseSettings):
     def _usable_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key is None:
             return None
-        text = key.get_secret_value()
-        if not text or not all("!" <= char <= "~" for char in text):
-            raise ValueError("expected visible ASCII characters, at least one, or leave it unset")
+        for item in key.get_secret_value().split(","):
+            if not item or not all("!" <= char <= "~" for char in item):
+                raise ValueError(
+                    "expected visible ASCII characters, at least one for each of the keys "
+                    "between commas, or leave it unset"
+                )
         return key
+
+    @model_validator(mode="after")
+    def _room_for_a_body(self) -> Self:
+        # While it is parsed, a body is there as bytes, as characters and as texts.
+        least = 4 * self.max_body_bytes
+        if self.max_request_memory < least:
+            raise ValueError(
+                f"{PREFIX}MAX_REQUEST_MEMORY={int(self.max_request_memory)}: expected at least "
+                f"{least}, four times {PREFIX}MAX_BODY_BYTES"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
@@ -92,6 +160,11 @@ class Settings(BaseSettings):
                 f"{PREFIX}API_KEY: required, because {PREFIX}HOST={self.host} is not loopback"
             )
         return self
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The keys that open the service; none when everyone may come in."""
+        return tuple(self.api_key.get_secret_value().split(",")) if self.api_key else ()
 
 
 def _is_loopback(host: str) -> bool:

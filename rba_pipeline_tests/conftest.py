@@ -17,6 +17,16 @@ from rba_pipeline_tests.installation import ROOT, Installation
 from rba_pipeline_tests.oracle_service import KEY, OracleService
 
 
+@pytest.fixture(scope="session", autouse=True)
+def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Prepare each model for OpenVINO once per test run, whichever process needs it first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / "prepared-models"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("EMBEDDING_CACHE_DIR", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """Run a server of this test run's own, below a folder that only its user can enter."""

@@ -90,7 +90,10 @@ class ServiceProcess:
         return readable
 
     def _environment(self) -> dict[str, str]:
+        # Prepared models are shared by all services of a test run.
+        kept = os.environ.get("EMBEDDING_CACHE_DIR")
         inherited = {n: v for n, v in os.environ.items() if not n.startswith("EMBEDDING_")}
+        inherited |= {"EMBEDDING_CACHE_DIR": kept} if kept else {}
         usual = {"EMBEDDING_PORT": "0", "EMBEDDING_API_KEY": KEY, "HF_HUB_OFFLINE": "1"}
         return inherited | usual | self._env
 

@@ -90,6 +90,7 @@ def clean_environment(root: Path, extra: Mapping[str, str] | None = None) -> dic
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("RBA_", "EMBEDDING_", "DAGSTER_", "PYTEST_"))
+        or name == "EMBEDDING_CACHE_DIR"
     }
     return kept | {"RBA_PROJECT": str(root), "PYTHONPATH": str(REPOSITORY)} | dict(extra or {})
 

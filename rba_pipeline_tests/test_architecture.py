@@ -34,18 +34,22 @@ ALLOWED: dict[str, set[str]] = {
     "rba_pipeline.jobs": {"rba_pipeline.assets", "dagster"},
     "embedding_service.errors": set(),
     "embedding_service.cores": set(),
+    "embedding_service.process_memory": set(),
     "embedding_service.backend.base": {"numpy", "embedding_service.errors"},
     "embedding_service.engine": {
         "embedding_service.errors", "embedding_service.backend.base", "numpy",
     },
     "embedding_service.backend": {
-        "embedding_service.errors", "embedding_service.cores", "numpy", "torch", "tokenizers",
-        "transformers", "sentence_transformers", "safetensors", "huggingface_hub",
+        "embedding_service.errors", "numpy", "torch", "tokenizers", "transformers",
+        "sentence_transformers", "huggingface_hub", "openvino", "nncf", "pydantic", "filelock",
     },
     "embedding_service.api": {
         "embedding_service.errors", "embedding_service.engine", "embedding_service.backend.base",
         "embedding_service.settings", "fastapi", "starlette", "pydantic", "numpy", "orjson",
+        "prometheus_client",
     },
+    "embedding_service.connections": {"uvicorn", "orjson"},
+    "embedding_service.logs": {"pythonjsonlogger"},
 }  # fmt: skip
 
 # A library that must not spread, and the modules that may know it.
@@ -56,15 +60,23 @@ HOMES: dict[str, set[str]] = {
         "rba_pipeline.resources.postgres", "rba_pipeline.resources.postgres_data",
     },
     "requests": {"rba_pipeline.resources.embedding_client", "rba_pipeline.local_service"},
-    "torch": {"embedding_service.backend.sentence_transformer"},
+    "torch": {
+        "embedding_service.backend.sentence_transformer", "embedding_service.backend.loading",
+        "embedding_service.backend.conversion", "embedding_service.backends",
+    },
+    "openvino": {"embedding_service.backend.openvino", "embedding_service.backend.conversion"},
+    "nncf": {"embedding_service.backend.conversion"},
     "fastapi": {"embedding_service.app", "embedding_service.api"},
-    "uvicorn": {"embedding_service.server"},
+    "uvicorn": {"embedding_service.server", "embedding_service.connections"},
+    "prometheus_client": {"embedding_service.api.metrics"},
+    "pythonjsonlogger": {"embedding_service.logs"},
 }  # fmt: skip
 
 MAY_READ_ENVIRONMENT = {
     "rba_pipeline.definitions", "rba_pipeline.cli", "rba_pipeline.neighbours",
     "embedding_service.settings", "embedding_service.__main__",
     # They make the environment of the processes that they start.
+    "embedding_service.backend.preparation",
     "rba_pipeline.stack", "rba_pipeline.local_env", "rba_pipeline.local_service",
     "rba_pipeline.dagster_servers", "rba_pipeline.processes", "rba_pipeline.supervision",
 }  # fmt: skip

@@ -1,18 +1,20 @@
 """Which status each refusal has, and the one shape that all of them are written in."""
 
-import logging
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
+from embedding_service.api.records import record_of
 from embedding_service.errors import (
     BackendFailed,
     BadRequest,
     DeadlinePassed,
     Draining,
     EngineError,
+    MemoryFull,
     NotAllowed,
     NotReady,
     QueueFull,
@@ -22,12 +24,12 @@ from embedding_service.errors import (
     TextRejected,
     TextTooLong,
     TooLarge,
+    TooSlow,
 )
-
-_logger = logging.getLogger(__name__)
 
 STATUS: dict[type[EngineError], int] = {
     NotAllowed: 401,
+    TooSlow: 408,
     TooLarge: 413,
     BadRequest: 422,
     TextRejected: 422,
@@ -35,12 +37,29 @@ STATUS: dict[type[EngineError], int] = {
     TextEmpty: 422,
     TextInvalid: 422,
     QueueFull: 429,
+    MemoryFull: 429,
     BackendFailed: 500,
     Refused: 503,
     NotReady: 503,
     Draining: 503,
     DeadlinePassed: 504,
 }
+
+
+class ErrorResponse(Response):
+    """``{"error": {"code", "message", …}}``; the request's record learns the code."""
+
+    media_type = "application/json"
+
+    def __init__(
+        self, status: int, error: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(orjson.dumps({"error": error}), status_code=status, headers=headers)
+        self._code = str(error["code"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record_of(scope).code = self._code
+        await super().__call__(scope, receive, send)
 
 
 def error_response(error: EngineError) -> Response:
@@ -51,12 +70,12 @@ def error_response(error: EngineError) -> Response:
     body: dict[str, Any] = {"code": error.code, "message": str(error)}
     if isinstance(error, TextRejected):
         body["index"] = error.index
-    return _written(STATUS[type(error)], body, headers)
+    return ErrorResponse(STATUS[type(error)], body, headers)
 
 
-def _written(status: int, error: dict[str, Any], headers: dict[str, str]) -> Response:
-    body = orjson.dumps({"error": error})
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
+def internal_error() -> Response:
+    """Return the answer to a request that met a bug; what it raised is not for the caller."""
+    return ErrorResponse(500, {"code": "internal", "message": "a bug in the service"})
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -72,13 +91,7 @@ def add_error_handlers(app: FastAPI) -> None:
         detail = str(error.detail) if isinstance(error, HTTPException) else ""
         code = {404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request")
         headers = dict(getattr(error, "headers", None) or {})
-        return _written(status, {"code": code, "message": detail}, headers)
-
-    async def unforeseen(_: Request, error: Exception) -> Response:
-        # Its text may hold anything, a caller's text included: type only, and not to the caller.
-        _logger.error("unforeseen %s", type(error).__name__)
-        return _written(500, {"code": "internal", "message": "a bug in the service"}, {})
+        return ErrorResponse(status, {"code": code, "message": detail}, headers)
 
     app.add_exception_handler(EngineError, refused)
     app.add_exception_handler(HTTPException, framework)
-    app.add_exception_handler(Exception, unforeseen)

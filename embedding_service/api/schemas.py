@@ -3,11 +3,22 @@
 import json
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from embedding_service.errors import BadRequest, EngineError, TextInvalid
 
-Text = Annotated[str, Strict()]
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected no lone surrogate") from None
+    return text
+
+
+Text = Annotated[str, Strict(), AfterValidator(_encodable)]
+# Only said here: admission refuses an empty text, and names it.
+_Embeddable = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
 
 
 class EmbeddingRequest(BaseModel):
@@ -15,7 +26,9 @@ class EmbeddingRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: Text | list[Text] = Field(description="One text, or up to max_texts of them.")
+    input: _Embeddable | Annotated[list[_Embeddable], Field(min_length=1)] = Field(
+        description="One text, or up to max_texts of them; white space alone is not a text."
+    )
     model: Text | None = Field(
         default=None, description="The served model's name, its last part, or 'default'."
     )
@@ -47,7 +60,11 @@ def parse_request(body: bytes) -> EmbeddingRequest:
     """
     try:
         # Not pydantic's own parser: it refuses a lone surrogate without saying in which text.
-        found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        found = json.loads(
+            body.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_duplicates,
+        )
     except (ValueError, RecursionError):
         raise BadRequest("the body is not JSON in UTF-8") from None
     if not isinstance(found, dict):
@@ -65,6 +82,14 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two values of one name: whoever checked the request before us may have read the other one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise BadRequest("a name stands twice in one JSON object")
+    return found
+
+
 def _texts_of(found: dict[str, Any]) -> list[str]:
     texts = found.get("input")
     if isinstance(texts, str):
@@ -78,6 +103,10 @@ def _texts_of(found: dict[str, Any]) -> list[str]:
 
 
 def _explained(error: ValidationError) -> EngineError:
+    """Say what is wrong without a word of the caller's: a misplaced text may be a field's name."""
     found = error.errors(include_input=False, include_url=False)[0]
-    where = str(found["loc"][0])[:50] if found["loc"] else "body"
+    if found["type"] == "extra_forbidden":
+        known = ", ".join(EmbeddingRequest.model_fields)
+        return BadRequest(f"unknown field; known are {known}")
+    where = str(found["loc"][0]) if found["loc"] else "body"
     return BadRequest(f"{where}: {found['msg']}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 InputType = Literal["document", "query", "raw"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 TokenIds = NDArray[np.int32]
 Vectors = NDArray[np.float32]
 
@@ -42,11 +43,16 @@ class Space:
     dimensions: int
     precision: str
     max_tokens: int
+    long_texts: str = ""
+    """How texts beyond what the model was trained for are treated; empty where none are taken."""
 
     @property
     def id(self) -> str:
         """32 hexadecimal digits: the front half of SHA-256 over everything, as canonical JSON."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        said = dataclasses.asdict(self)
+        if not self.long_texts:
+            del said["long_texts"]
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def cut_to(self, dimensions: int) -> "Space":
@@ -71,6 +77,14 @@ class Backend(Protocol):
     @property
     def max_tokens(self) -> int:
         """Longest text in tokens, prompt and special tokens included."""
+
+    @property
+    def native_tokens(self) -> int:
+        """Texts of up to so many tokens take the ordinary path; longer ones a path of their own."""
+
+    @property
+    def precision(self) -> Precision:
+        """What is computed in; ``space.precision`` is fp32 where the vectors are those of fp32."""
 
     @property
     def device(self) -> str: ...
@@ -109,7 +123,8 @@ class Backend(Protocol):
         Only the owner thread calls this. The vector of a text does not depend on its neighbours.
 
         Args:
-            batch: ``n`` arrays of 1 to ``max_tokens`` ids, n ≥ 1.
+            batch: ``n`` arrays of 1 to ``max_tokens`` ids, n ≥ 1; all of them longer than
+                ``native_tokens``, or none.
 
         Returns:
             float32, shape ``(n, space.dimensions)``.

@@ -11,6 +11,7 @@ import numpy as np
 from embedding_service.backend.base import (
     InputType,
     Matryoshka,
+    Precision,
     Prompts,
     Space,
     TokenIds,
@@ -54,6 +55,7 @@ class FakeBackend:
 
     device = "cpu"
     runtime = "fake"
+    precision: Precision = "fp32"
     cores = 1
 
     def __init__(
@@ -61,12 +63,14 @@ class FakeBackend:
         *,
         dimensions: int = 8,
         max_tokens: int = 64,
+        native_tokens: int | None = None,
         prompts: Prompts | None = None,
         matryoshka: Matryoshka | None = None,
         before_encode: Callable[[Sequence[TokenIds]], None] | None = None,
     ) -> None:
         """``before_encode`` runs inside ``encode``: it may wait, or raise in the model's place."""
         self.max_tokens = max_tokens
+        self.native_tokens = native_tokens or max_tokens
         self.prompts = prompts or Prompts()
         self.matryoshka = matryoshka
         self.tokenizer_json = json.dumps(_TOKENIZER).encode()

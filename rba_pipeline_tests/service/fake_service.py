@@ -4,10 +4,12 @@ Words that a text may hold:
     hold     the model opens the FIFO named by FAKE_GATE for reading, and reads it to its end
     poison   the model fails on this batch
     die      the thread that owns the model ends
+
+FAKE_FIRST, in the environment, holds words for the first batch of all, which is of the self-test.
 """
 
 import argparse
-import logging
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -27,7 +29,6 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ready-fd", type=int)
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     backend = FakeBackend(
         dimensions=8,
         prompts=Prompts(document="document: ", query="query: "),
@@ -41,8 +42,13 @@ def main() -> int:
         return 2
 
 
+_batches = itertools.count()
+
+
 def _obey(batch: Sequence[TokenIds]) -> None:
     said = {int(token) for ids in batch for token in ids}
+    if next(_batches) == 0:
+        said |= set().union(*map(_token, os.environ.get("FAKE_FIRST", "").split()))
     if said & _token("hold"):
         with open(os.environ["FAKE_GATE"], "rb") as gate:
             gate.read()

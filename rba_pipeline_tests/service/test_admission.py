@@ -1,8 +1,11 @@
 """What is let into the line, and the names of what is not."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
-from embedding_service.backend.base import Prompts
+from embedding_service.backend.base import InputType, Prompts, TokenIds
 from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.admission import AdmissionLimits, Admitted, admit
 from embedding_service.errors import TextEmpty, TextInvalid, TextTooLong, TooLarge
@@ -55,3 +58,46 @@ def test_a_text_that_cannot_be_embedded_is_named(
 def test_a_request_that_could_never_fit_is_refused_as_a_whole(texts: list[str]) -> None:
     with pytest.raises(TooLarge):
         admitted(*texts)
+
+
+def test_a_text_that_is_cut_before_it_is_counted_is_said_to_be_cut() -> None:
+    found = admitted("x" * 3000, "a", truncate=True)
+
+    assert found.truncated == [True, False]
+
+
+def test_white_space_before_a_text_does_not_hide_it() -> None:
+    found = admitted(" " * 16_384 + "hello", "hello", truncate=True)
+
+    assert found.truncated == [False, False]
+    assert np.array_equal(*found.ids)
+
+
+def test_only_a_text_without_a_token_of_its_own_is_empty() -> None:
+    class Joining(FakeBackend):
+        """Takes what follows its prompt into the prompt's last token."""
+
+        def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
+            return super().tokenise([text.strip() or "nothing" for text in texts], "raw")
+
+    joined = admit(["a"], "raw", truncate=False, backend=Joining(), limits=LIMITS)
+
+    assert len(joined.ids[0]) == 3
+
+
+def test_texts_are_tokenised_a_slice_at_a_time_and_keep_their_order() -> None:
+    slices: list[int] = []
+
+    class Counting(FakeBackend):
+        def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
+            slices.append(sum(map(len, texts)))
+            return super().tokenise(texts, input_type)
+
+    backend = Counting(max_tokens=4096)
+    texts = ["x" * 30_000, "y " * 15_000 + "y", "z " * 35_000, "a"]
+    limits = AdmissionLimits(max_texts=4, max_tokens=10**6)
+
+    found = admit(texts, "raw", truncate=True, backend=backend, limits=limits)
+
+    assert slices == [0, 60_001, 70_000, 1]
+    assert [len(ids) for ids in found.ids] == [3, 4096, 4096, 3]

@@ -9,9 +9,10 @@ import pytest
 from embedding_service.backend.base import TokenIds, Vectors
 from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.engine import Engine
+from embedding_service.engine.memory import MemoryGuard
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.engine.stats import Stats
-from embedding_service.engine.tickets import PendingRequest
+from embedding_service.engine.tickets import Lane, PendingRequest
 from embedding_service.errors import (
     BackendFailed,
     DeadlinePassed,
@@ -19,6 +20,8 @@ from embedding_service.errors import (
     EngineError,
     NotReady,
     QueueFull,
+    SettingRefused,
+    TooLarge,
 )
 
 WAIT_S = 10
@@ -37,7 +40,7 @@ class Spoilable(FakeBackend):
 class Harness:
     """An engine over a fake model whose batches can be held, spoilt or made deadly."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, memory: MemoryGuard | None = None, watchdog_s: float = 300) -> None:
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()
         self.gate.set()
@@ -51,6 +54,8 @@ class Harness:
             limits=BatchLimits(max_texts=4, max_padded_tokens=48),
             max_queue_tokens=60,
             stats=self.stats,
+            memory=memory,
+            watchdog_s=watchdog_s,
             on_death=self._died,
         )
 
@@ -81,8 +86,10 @@ class Harness:
     def ids(self, text: str) -> TokenIds:
         return self.backend.tokenise([text], "raw")[0]
 
-    def submit(self, *texts: str, deadline: float | None = None) -> "Waiter":
-        return Waiter(self.engine, [self.ids(text) for text in texts], deadline)
+    def submit(
+        self, *texts: str, lane: Lane = "document", deadline: float | None = None
+    ) -> "Waiter":
+        return Waiter(self.engine, [self.ids(text) for text in texts], lane, deadline)
 
     def fail_on(self, word: str, error: BaseException) -> None:
         token = int(self.ids(word)[1])
@@ -97,10 +104,12 @@ class Harness:
 class Waiter:
     """A caller that waits with a deadline."""
 
-    def __init__(self, engine: Engine, texts: list[TokenIds], deadline: float | None) -> None:
+    def __init__(
+        self, engine: Engine, texts: list[TokenIds], lane: Lane, deadline: float | None
+    ) -> None:
         self._settled = threading.Event()
         self.request: PendingRequest = engine.submit(
-            texts, deadline=deadline, on_settled=self._settled.set
+            texts, lane=lane, deadline=deadline, on_settled=self._settled.set
         )
 
     def result(self) -> Vectors:
@@ -276,3 +285,141 @@ def test_counters_tell_what_the_model_did(harness: Harness) -> None:
     assert (taken["batches"], taken["queue_tokens"]) == (1, 5)
     assert taken["busy_s"] > 0
     assert harness.stats.tokens_per_second() > 0
+
+
+def test_a_query_overtakes_the_documents_that_wait(harness: Harness) -> None:
+    held = harness.hold()
+    documents = [harness.submit(*["one two three"] * 4) for _ in range(3)]
+    query = harness.submit("x", lane="query")
+
+    harness.gate.set()
+    for waiter in (held, query, *documents):
+        waiter.result()
+
+    assert harness.backend.batches == [[3], [3], *[[5] * 4] * 3]
+
+
+def test_a_line_full_of_documents_lets_a_query_in(harness: Harness) -> None:
+    harness.hold()
+    harness.submit(*["x"] * 20)
+
+    with pytest.raises(QueueFull, match="document"):
+        harness.engine.refuse_if_full()
+    harness.engine.refuse_if_full("query")
+    query = harness.submit("x", lane="query")
+
+    assert harness.engine.lane_tokens == {"query": 3, "document": 60}
+    assert harness.engine.queue_tokens == 63
+    harness.gate.set()
+    assert query.result().shape == (1, 8)
+
+
+def test_a_model_that_hangs_is_given_up_and_everyone_is_answered() -> None:
+    harness = Harness(watchdog_s=0.05)
+    harness.start()
+    waiters = [harness.hold(), harness.submit("behind it")]
+
+    assert harness.died.wait(WAIT_S)
+
+    for waiter in waiters:
+        with pytest.raises(BackendFailed) as failure:
+            waiter.result()
+        assert isinstance(failure.value.__cause__, TimeoutError)
+    assert not harness.engine.alive
+    with pytest.raises(NotReady):
+        harness.submit("new")
+    assert not harness.engine.stop(0)
+    harness.gate.set()
+    assert harness.engine.stop(WAIT_S)
+    assert len(harness.deaths) == 1
+
+
+def test_a_model_that_hangs_in_its_self_test_is_never_ready() -> None:
+    harness = Harness(watchdog_s=0.05)
+    harness.gate.clear()
+    harness.engine.start()
+
+    with pytest.raises(NotReady) as refusal:
+        harness.engine.wait_until_tested()
+
+    assert isinstance(refusal.value.__cause__, TimeoutError)
+    harness.gate.set()
+    harness.engine.stop(WAIT_S)
+
+
+class Growing:
+    """A process of 100 MiB whose passes take a MiB per token, and which gives nothing back."""
+
+    def __init__(self) -> None:
+        self.peak = 100 * 2**20
+        self.on_batch: Callable[[], None] = lambda: None
+
+    def compute(self, batch: Sequence[TokenIds]) -> None:
+        self.on_batch()
+        needed = len(batch) * max(map(len, batch)) * 2**20
+        self.peak = max(self.peak, 100 * 2**20 + needed)
+
+
+def growing_engine(limit_mib: int) -> tuple[Engine, FakeBackend, Growing]:
+    process = Growing()
+    backend = FakeBackend(max_tokens=2000, before_encode=process.compute)
+    memory = MemoryGuard(limit_mib * 2**20, lambda: (process.peak, process.peak))
+    limits = BatchLimits(max_texts=4, max_padded_tokens=2000)
+    engine = Engine(backend, limits=limits, max_queue_tokens=9000, stats=Stats(), memory=memory)
+    engine.start()
+    return engine, backend, process
+
+
+def test_a_text_without_the_memory_for_it_is_refused_and_the_next_one_runs() -> None:
+    engine, backend, process = growing_engine(limit_mib=700)
+    engine.wait_until_tested()
+    (long,) = backend.tokenise(["w " * 1500], "raw")
+
+    with pytest.raises(TooLarge, match=r"at most \d{3} tokens fit"):
+        Waiter(engine, [long], "document", None).result()
+
+    assert 500 < engine.longest_text <= 600
+    assert Waiter(engine, [long[: engine.longest_text]], "document", None).result().shape == (1, 8)
+    assert process.peak <= 700 * 2**20
+    assert engine.stats.snapshot(0)["failed_batches"] == 0
+    engine.stop(WAIT_S)
+
+
+def test_a_query_is_served_between_the_passes_that_a_first_long_text_needs() -> None:
+    engine, backend, process = growing_engine(limit_mib=10_000)
+    engine.wait_until_tested()
+    backend.batches.clear()
+    (long,) = backend.tokenise(["w " * 1900], "raw")
+    (query,) = backend.tokenise(["x"], "raw")
+    asked: list[Waiter] = []
+
+    def ask_once() -> None:
+        if not asked:
+            asked.append(Waiter(engine, [query], "query", None))
+
+    process.on_batch = ask_once
+    Waiter(engine, [long], "document", None).result()
+
+    assert backend.batches == [[768], [3], [1902]]
+    engine.stop(WAIT_S)
+
+
+def test_batches_are_kept_to_the_memory_there_is() -> None:
+    engine, backend, process = growing_engine(limit_mib=700)
+    engine.wait_until_tested()
+    texts = backend.tokenise(["w " * 300] * 8, "raw")
+
+    assert Waiter(engine, texts, "document", None).result().shape == (8, 8)
+
+    assert process.peak <= 700 * 2**20
+    engine.stop(WAIT_S)
+
+
+def test_a_limit_below_the_idle_model_is_refused_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine, _, _ = growing_engine(limit_mib=100)
+
+    with pytest.raises(SettingRefused, match="EMBEDDING_MAX_MEMORY=104857600: expected at least"):
+        engine.wait_until_tested()
+    assert not [record for record in caplog.records if record.exc_info]

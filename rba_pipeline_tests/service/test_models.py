@@ -17,7 +17,16 @@ def folder(tmp_path: Path) -> Path:
     (path / "config.json").write_text(json.dumps({"model_type": "nomic_bert"}))
     (path / "tokenizer.json").write_text("{}")
     (path / "model.safetensors").write_bytes(b"weights")
+    (path / "modules.json").write_text(
+        json.dumps([module("", "Transformer"), module("1", "Pooling")])
+    )
+    (path / "1").mkdir()
+    (path / "1" / "config.json").write_text("{}")
     return path
+
+
+def module(path: str, kind: str, home: str = "sentence_transformers.models") -> dict[str, str]:
+    return {"path": path, "type": f"{home}.{kind}"}
 
 
 def _pickle_only(path: Path) -> None:
@@ -27,6 +36,10 @@ def _pickle_only(path: Path) -> None:
 def _pickle_in_a_module(path: Path) -> None:
     (path / "2_Dense").mkdir()
     (path / "2_Dense" / "pytorch_model.bin").write_bytes(b"")
+
+
+def _module_of_its_own(path: Path) -> None:
+    (path / "modules.json").write_text(json.dumps([module("", "Head", home="custom_code")]))
 
 
 def _remote_code(path: Path) -> None:
@@ -48,6 +61,15 @@ def _remote_code(path: Path) -> None:
             lambda path: (path / "model.safetensors").unlink(), "is missing", id="no-weights"
         ),
         pytest.param(
+            lambda path: (path / "modules.json").unlink(),
+            "modules.json is missing",
+            id="no-modules",
+        ),
+        pytest.param(
+            lambda path: (path / "1" / "config.json").unlink(), "1/config.json", id="no-pooling"
+        ),
+        pytest.param(_module_of_its_own, "custom_code.Head, code of its own", id="own-module"),
+        pytest.param(
             lambda path: (path / "config.json").write_text("{"), "not valid JSON", id="torn-config"
         ),
     ],
@@ -55,6 +77,7 @@ def _remote_code(path: Path) -> None:
 def test_a_folder_that_must_not_be_loaded_is_refused(
     folder: Path, spoil: Callable[[Path], None], said: str
 ) -> None:
+    """S16."""
     spoil(folder)
 
     with pytest.raises(ModelRefused, match=said):

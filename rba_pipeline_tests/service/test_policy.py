@@ -1,9 +1,14 @@
 """Which texts go into the next batch."""
 
+import itertools
+import math
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedding_service.engine.memory import Footprint, Seen
 from embedding_service.engine.policy import BatchLimits, next_batch
 
 LIMITS = BatchLimits(max_texts=4, max_padded_tokens=1000, look_ahead=8)
@@ -21,12 +26,93 @@ LIMITS = BatchLimits(max_texts=4, max_padded_tokens=1000, look_ahead=8)
         pytest.param([300, 20, 290, 310], [0, 2, 3], id="similar-lengths-before-older-ones"),
         pytest.param([20, 900, 25], [0, 2], id="a-long-neighbour-would-be-mostly-padding"),
         pytest.param([900, 5], [0], id="a-short-neighbour-would-be-mostly-padding"),
-        pytest.param([2, 60], [0, 1], id="a-little-padding-is-cheaper-than-another-pass"),
+        pytest.param([400, 480], [0], id="padding-that-costs-more-than-a-pass"),
+        pytest.param([400, 410], [0, 1], id="padding-that-costs-less-than-a-pass"),
+        pytest.param([2, 30], [0, 1], id="a-little-padding-is-cheaper-than-another-pass"),
+        pytest.param([50, 47, 50, 53, 50, 50, 50], [0, 2, 4, 5], id="full-and-without-padding"),
         pytest.param([500, *[100] * 7, 500], [0], id="beyond-the-look-ahead-is-not-seen"),
     ],
 )
 def test_next_batch(lengths: list[int], expected: list[int]) -> None:
     assert next_batch(lengths, LIMITS) == expected
+
+
+def test_attention_bounds_a_batch_of_long_texts() -> None:
+    limits = BatchLimits(max_texts=8, max_padded_tokens=4000, max_attention=500 * 500 * 3)
+
+    assert next_batch([500] * 8, limits) == [0, 1, 2]
+    assert next_batch([100] * 8, limits) == list(range(8))
+    assert next_batch([2000, 2000], limits) == [0]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        pytest.param([100, 101, 100], [0, 2], id="an-ordinary-text-is-the-oldest"),
+        pytest.param([101, 100, 102], [0, 2], id="a-long-text-is-the-oldest"),
+    ],
+)
+def test_texts_of_the_long_path_go_apart(lengths: list[int], expected: list[int]) -> None:
+    limits = BatchLimits(max_texts=4, max_padded_tokens=1000, native_tokens=100)
+
+    assert next_batch(lengths, limits) == expected
+
+
+def test_a_batch_takes_no_more_memory_than_there_is() -> None:
+    seen = (Seen(tokens=100, pairs=100 * 100, n_bytes=1000),)
+    limits = BatchLimits(max_texts=8, max_padded_tokens=4000, footprint=Footprint(3000, seen))
+
+    assert next_batch([100] * 8, limits) == [0, 1, 2]
+
+
+def test_the_oldest_goes_even_if_it_is_not_known_to_fit() -> None:
+    limits = BatchLimits(max_texts=8, max_padded_tokens=4000, footprint=Footprint(3000, ()))
+
+    assert next_batch([100] * 8, limits) == [0]
+
+
+@pytest.mark.parametrize("in_flight", [8, 32, 64, 256])
+def test_texts_of_the_usual_lengths_are_hardly_padded(in_flight: int) -> None:
+    limits = BatchLimits(max_texts=32, max_padded_tokens=2048)
+    lengths = _lognormal(median=545, sigma=0.45, longest=1700)
+
+    batches = _closed_loop(lengths, in_flight, limits)
+
+    assert _padding_share(batches) < 0.02
+
+
+def test_short_texts_do_not_go_one_by_one() -> None:
+    limits = BatchLimits(max_texts=32, max_padded_tokens=2048)
+    lengths = _lognormal(median=85, sigma=0.35, longest=256)
+
+    batches = _closed_loop(lengths, 64, limits)
+
+    assert len(lengths) / len(batches) > 5
+    assert _padding_share(batches) < 0.10
+
+
+def _lognormal(*, median: int, sigma: float, longest: int) -> list[int]:
+    plan = random.Random(0)
+    drawn = (plan.lognormvariate(math.log(median), sigma) for _ in range(600))
+    return [max(1, min(longest, round(length))) for length in drawn]
+
+
+def _closed_loop(lengths: list[int], in_flight: int, limits: BatchLimits) -> list[list[int]]:
+    """Return the batches when a new text comes for each that was computed."""
+    coming = iter(lengths)
+    waiting = list(itertools.islice(coming, in_flight))
+    batches = []
+    while waiting:
+        chosen = next_batch(waiting, limits)
+        batches.append([waiting[i] for i in chosen])
+        staying = [length for i, length in enumerate(waiting) if i not in chosen]
+        waiting = staying + list(itertools.islice(coming, len(chosen)))
+    return batches
+
+
+def _padding_share(batches: list[list[int]]) -> float:
+    padded = sum(len(batch) * max(batch) for batch in batches)
+    return 1 - sum(map(sum, batches)) / padded
 
 
 @given(

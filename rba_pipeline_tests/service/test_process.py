@@ -7,62 +7,21 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
+from rba_pipeline_tests.service.callers import WAIT_S, Held, post, stats, until
 from rba_pipeline_tests.service.conftest import FAKE
 from rba_pipeline_tests.service_process import ServiceProcess
-
-WAIT_S = 20
-
-
-def post(service: ServiceProcess, text: str, **headers: str) -> requests.Response:
-    return requests.post(
-        f"{service.url}/embeddings",
-        json={"input": text},
-        headers=service.headers | headers,
-        timeout=WAIT_S,
-    )
-
-
-def until(claim: Callable[[], bool]) -> None:
-    """Ask the service again and again; every question is a round trip, so nothing spins."""
-    deadline = time.monotonic() + WAIT_S
-    while not claim():
-        assert time.monotonic() < deadline, "it did not come true"
-
-
-def stats(service: ServiceProcess) -> dict[str, Any]:
-    answer = requests.get(f"{service.url}/health", headers=service.headers, timeout=WAIT_S)
-    found: dict[str, Any] = answer.json()["stats"]
-    return found
-
-
-class Held:
-    """A request whose batch stays in the model until ``release``."""
-
-    def __init__(self, service: ServiceProcess, gate: Path) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self.answer: Future[requests.Response] = self._pool.submit(post, service, "hold")
-        # Returns when the model has the batch.
-        self._gate = gate.open("wb")
-
-    def release(self) -> None:
-        self._gate.close()
-
-    def status(self) -> int:
-        return self.answer.result(WAIT_S).status_code
 
 
 def test_a_full_queue_refuses_with_the_time_to_come_back(
     gated_service: ServiceProcess, gate: Path
 ) -> None:
+    """S4: small."""
     held = Held(gated_service, gate)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(post, gated_service, "w " * 55) for _ in range(2)]
@@ -77,7 +36,28 @@ def test_a_full_queue_refuses_with_the_time_to_come_back(
     assert held.status() == 200
 
 
+def test_a_long_body_of_queries_is_let_in_while_only_documents_fill_their_lane(
+    gated_service: ServiceProcess, gate: Path
+) -> None:
+    held = Held(gated_service, gate)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(post, gated_service, "w " * 57) for _ in range(2)]
+        until(lambda: stats(gated_service)["queue_tokens"] == 120)
+
+        queries = requests.post(
+            f"{gated_service.url}/embeddings",
+            data=json.dumps({"input": "q", "input_type": "query"}) + " " * 40_000,
+            headers=gated_service.headers | {"X-Request-Timeout-Ms": "200"},
+            timeout=WAIT_S,
+        )
+
+        held.release()
+        assert [future.result(WAIT_S).status_code for future in waiting] == [200, 200]
+    assert (queries.status_code, queries.json()["error"]["code"]) == (504, "deadline_passed")
+
+
 def test_a_caller_who_hangs_up_is_not_computed(gated_service: ServiceProcess, gate: Path) -> None:
+    """S9."""
     held = Held(gated_service, gate)
     before = stats(gated_service)
     leaving = http.client.HTTPConnection("127.0.0.1", gated_service.port, timeout=WAIT_S)
@@ -95,6 +75,7 @@ def test_a_caller_who_hangs_up_is_not_computed(gated_service: ServiceProcess, ga
 
 
 def test_a_deadline_ends_the_wait_when_it_passes(gated_service: ServiceProcess, gate: Path) -> None:
+    """S10."""
     held = Held(gated_service, gate)
 
     late = post(gated_service, "late", **{"X-Request-Timeout-Ms": "50"})
@@ -107,6 +88,7 @@ def test_a_deadline_ends_the_wait_when_it_passes(gated_service: ServiceProcess, 
 def test_sigterm_finishes_what_was_accepted_and_refuses_what_comes(
     gated_service: ServiceProcess, gate: Path
 ) -> None:
+    """S11."""
     held = Held(gated_service, gate)
 
     gated_service.terminate()
@@ -124,6 +106,7 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_comes(
 def test_a_second_sigterm_ends_at_once_and_still_answers(
     gated_service: ServiceProcess, gate: Path
 ) -> None:
+    """S11."""
     held = Held(gated_service, gate)
     gated_service.terminate()
     ready = f"{gated_service.url}/ready"
@@ -136,6 +119,7 @@ def test_a_second_sigterm_ends_at_once_and_still_answers(
 
 
 def test_draining_ends_after_its_time_even_when_the_model_hangs(gate: Path) -> None:
+    """S11."""
     env = {"FAKE_GATE": str(gate), "EMBEDDING_DRAIN_SECONDS": "0"}
     with ServiceProcess(env, module=FAKE) as service:
         held = Held(service, gate)
@@ -149,6 +133,7 @@ def test_draining_ends_after_its_time_even_when_the_model_hangs(gate: Path) -> N
 def test_a_breakdown_answers_the_caller_and_ends_the_process(
     gated_service: ServiceProcess,
 ) -> None:
+    """S8."""
     answer = post(gated_service, "die")
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_failed")
@@ -166,6 +151,11 @@ def test_a_taken_port_is_refused_in_one_line() -> None:
 def test_a_line_that_cannot_hold_the_longest_text_is_refused_at_the_start() -> None:
     with pytest.raises(RuntimeError, match=r"ended with 2(.|\n)*expected at least 64"):
         ServiceProcess({"EMBEDDING_MAX_QUEUE_TOKENS": "63"}, module=FAKE).start()
+
+
+def test_a_memory_limit_below_the_idle_service_is_refused_at_the_start() -> None:
+    with pytest.raises(RuntimeError, match=r"ended with 2(.|\n)*EMBEDDING_MAX_MEMORY=67108864"):
+        ServiceProcess({"EMBEDDING_MAX_MEMORY": "64MiB"}, module=FAKE).start()
 
 
 def test_a_closed_ready_descriptor_is_refused_before_anything_is_loaded() -> None:

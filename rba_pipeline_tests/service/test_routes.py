@@ -1,6 +1,7 @@
 """The paths of the service, asked over a socket; the model behind them is a fake."""
 
 import base64
+import http.client
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 
 from embedding_service.backend.base import Prompts
 from embedding_service.backend.fake import FakeBackend
+from rba_pipeline_tests.service.conftest import FAKE
 from rba_pipeline_tests.service_process import ServiceProcess
 
 WAIT_S = 20
@@ -130,6 +132,7 @@ SECRET = "Unpublished-board-minutes"
         pytest.param({"input": "a", "truncat": True}, 422, "bad_request", None, id="misspelt"),
         pytest.param(b'{"input": [NaN]}', 422, "bad_request", None, id="not-a-number"),
         pytest.param(b'{"input": "\xff"}', 422, "bad_request", None, id="not-utf-8"),
+        pytest.param(b'{"input": "a", "input": "b"}', 422, "bad_request", None, id="twice"),
         pytest.param(b"[" * 60_000, 422, "bad_request", None, id="deeply-nested"),
         pytest.param(b"9" * 60_000, 422, "bad_request", None, id="a-long-number"),
         pytest.param(b"[1]", 422, "bad_request", None, id="not-an-object"),
@@ -142,6 +145,7 @@ SECRET = "Unpublished-board-minutes"
 def test_a_refusal_says_why_and_repeats_no_text(
     fake_service: ServiceProcess, body: Any, status: int, code: str, index: int | None
 ) -> None:
+    """S14 among them."""
     answer = post(fake_service, body)
 
     error = answer.json()["error"]
@@ -153,6 +157,7 @@ def test_a_refusal_says_why_and_repeats_no_text(
 
 
 def test_a_body_without_a_length_is_limited_all_the_same(fake_service: ServiceProcess) -> None:
+    """S12."""
     answer = post(fake_service, iter([b"x" * 40_000] * 2))
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
@@ -160,11 +165,18 @@ def test_a_body_without_a_length_is_limited_all_the_same(fake_service: ServicePr
 
 @pytest.mark.parametrize(
     ("patience", "status", "code"),
-    [("0", 504, "deadline_passed"), ("-5", 504, "deadline_passed"), ("soon", 422, "bad_request")],
+    [
+        ("0", 504, "deadline_passed"),
+        ("-5", 504, "deadline_passed"),
+        ("soon", 422, "bad_request"),
+        ("1.5", 422, "bad_request"),
+        ("9" * 13, 422, "bad_request"),
+    ],
 )
 def test_a_deadline_that_has_passed_is_not_worth_computing_for(
     fake_service: ServiceProcess, patience: str, status: int, code: str
 ) -> None:
+    """S10."""
     answer = post(fake_service, {"input": "x"}, **{"X-Request-Timeout-Ms": patience})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
@@ -179,12 +191,14 @@ def test_a_deadline_that_has_passed_is_not_worth_computing_for(
         pytest.param(b"Basic a-key-for-tests", id="another-scheme"),
         pytest.param(b"a-key-for-tests", id="no-scheme"),
         pytest.param("Bearer schlüssel".encode(), id="not-ascii"),
+        pytest.param(b"Bearer a-key-for-tests,another", id="more-than-the-key"),
     ],
 )
 @pytest.mark.parametrize("path", ["/embeddings", "/v1/embeddings", "/info", "/health", "/nowhere"])
 def test_nothing_is_answered_without_the_key(
     fake_service: ServiceProcess, header: bytes | None, path: str
 ) -> None:
+    """S15."""
     headers = {} if header is None else {"Authorization": header}
 
     answer = requests.post(fake_service.url + path, headers=headers, timeout=WAIT_S)
@@ -192,9 +206,88 @@ def test_nothing_is_answered_without_the_key(
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "not_allowed")
 
 
+def test_the_key_in_another_header_is_no_key(fake_service: ServiceProcess) -> None:
+    headers = {"X-Api-Key": fake_service.key, "Api-Key": fake_service.key}
+
+    answer = requests.get(f"{fake_service.url}/info", headers=headers, timeout=WAIT_S)
+
+    assert answer.status_code == 401
+
+
+def test_two_authorization_headers_open_nothing(fake_service: ServiceProcess) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", fake_service.port, timeout=WAIT_S)
+    connection.putrequest("GET", "/info")
+    for key in ("wrong", fake_service.key):
+        connection.putheader("Authorization", f"Bearer {key}")
+    connection.endheaders()
+
+    assert connection.getresponse().status == 401
+    connection.close()
+
+
+def test_every_one_of_several_keys_opens_the_service() -> None:
+    with ServiceProcess({"EMBEDDING_API_KEY": "the-new-one,the-old-one"}, module=FAKE) as service:
+        statuses = [
+            requests.get(
+                f"{service.url}/info", headers={"Authorization": f"Bearer {key}"}, timeout=WAIT_S
+            ).status_code
+            for key in ("the-new-one", "the-old-one", "the-new-one,the-old-one", "another")
+        ]
+
+    assert statuses == [200, 200, 401, 401]
+
+
+@pytest.mark.parametrize(
+    ("shown", "kept"),
+    [
+        pytest.param("partition-2024/7", True, id="usable"),
+        pytest.param("x" * 128, True, id="longest"),
+        pytest.param("x" * 129, False, id="too-long"),
+        pytest.param("two words", False, id="a-space"),
+        pytest.param("schlüssel", False, id="not-ascii"),
+        pytest.param("", False, id="empty"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/live", "/info", "/nowhere"])
+def test_a_request_keeps_its_id_or_gets_one(
+    fake_service: ServiceProcess, path: str, shown: str, kept: bool
+) -> None:
+    headers = {"X-Request-Id": shown.encode()}
+
+    answer = requests.get(fake_service.url + path, headers=headers, timeout=WAIT_S)
+
+    given = answer.headers["X-Request-Id"]
+    assert (given == shown) is kept
+    assert 0 < len(given) <= 128
+
+
 @pytest.mark.parametrize("path", ["/live", "/ready"])
 def test_a_supervisor_needs_no_key(fake_service: ServiceProcess, path: str) -> None:
     assert requests.get(fake_service.url + path, timeout=WAIT_S).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"input": "a", "a secret": 1}, id="as-a-field"),
+        pytest.param({"input": "a", "model": "a secret"}, id="as-the-model"),
+        pytest.param({"input": "a", "encoding_format": "a secret"}, id="as-a-format"),
+    ],
+)
+def test_a_refusal_never_repeats_what_was_sent(
+    fake_service: ServiceProcess, body: dict[str, Any]
+) -> None:
+    refused = post(fake_service, body)
+
+    assert refused.status_code == 422
+    assert "secret" not in refused.text
+
+
+def test_a_slash_too_many_is_another_path(fake_service: ServiceProcess) -> None:
+    url = f"{fake_service.url}/info/"
+    answer = requests.get(url, headers=fake_service.headers, timeout=WAIT_S, allow_redirects=False)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_an_unknown_path_is_refused_in_the_same_shape(fake_service: ServiceProcess) -> None:

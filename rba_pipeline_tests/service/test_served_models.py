@@ -88,6 +88,7 @@ def alone(url: str, key: str) -> Any:
 def test_eight_threads_of_mixed_lengths_get_the_vectors_of_one(
     request: pytest.FixtureRequest, name: str
 ) -> None:
+    """S1."""
     service: ServiceProcess = request.getfixturevalue(name)
     golden = alone(service.url, service.key)
     plans = [random.Random(seed) for seed in range(8)]
@@ -115,6 +116,7 @@ def test_eight_threads_of_mixed_lengths_get_the_vectors_of_one(
 def test_a_vector_does_not_depend_on_its_neighbours_or_their_order(
     minilm: ServiceProcess, chosen: list[int]
 ) -> None:
+    """S3."""
     golden = alone(minilm.url, minilm.key)
 
     vectors = embed(minilm, [POOL[i] for i in chosen])
@@ -148,6 +150,7 @@ def test_a_request_of_2048_texts_is_answered_in_order(nomic: ServiceProcess) -> 
 
 
 def test_counts_by_the_fetched_tokenizer_are_exact_with_the_prompt(nomic: ServiceProcess) -> None:
+    """S2, one at a time."""
     fetched = requests.get(f"{nomic.url}/tokenizer.json", headers=nomic.headers, timeout=WAIT_S)
     info = requests.get(f"{nomic.url}/info", headers=nomic.headers, timeout=WAIT_S).json()
     tokenizer = Tokenizer.from_str(fetched.text)
@@ -194,6 +197,7 @@ def test_a_folder_is_served_with_its_prompts_and_shorter_vectors(nomic: ServiceP
 
 
 def test_live_answers_before_the_model_is_loaded_and_ready_only_after() -> None:
+    """S17."""
     port = _free_port()
     service = ServiceProcess({"EMBEDDING_PORT": str(port)})
     with open(service.spawn(), "rb", buffering=0) as ready, service:

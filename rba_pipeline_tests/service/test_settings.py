@@ -33,6 +33,16 @@ def refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
         ("EMBEDDING_THREADS", "0", "from 1 to 1024"),
         ("EMBEDDING_DRAIN_SECONDS", "nan", "from 0"),
         ("EMBEDDING_API_KEY", "", "at least one"),
+        ("EMBEDDING_API_KEY", "one,,two", "at least one for each of the keys"),
+        ("EMBEDDING_API_KEY", "one,", "at least one for each of the keys"),
+        ("EMBEDDING_MAX_REQUEST_MEMORY", "lots", "from 1048576 to"),
+        ("EMBEDDING_MAX_REQUEST_MEMORY", "8MiB", "four times EMBEDDING_MAX_BODY_BYTES"),
+        ("EMBEDDING_MAX_CONNECTIONS", "0", "from 1 to 65536"),
+        ("EMBEDDING_BODY_SECONDS", "0", "from 0.1 to 3600"),
+        ("EMBEDDING_MAX_MEMORY", "lots", "from 67108864 to"),
+        ("EMBEDDING_MAX_MEMORY", "1MiB", "from 67108864 to"),
+        ("EMBEDDING_WATCHDOG_SECONDS", "0", "from 1 to 3600"),
+        ("EMBEDDING_LOG_FORMAT", "xml", "'text' or 'json'"),
     ],
 )
 def test_a_bad_value_is_named_with_its_range(
@@ -55,6 +65,18 @@ def test_an_open_address_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EMBEDDING_API_KEY", raising=False)
 
     assert "EMBEDDING_API_KEY: required" in refused(monkeypatch, "EMBEDDING_HOST", "0.0.0.0")
+
+
+def test_several_keys_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_API_KEY", "new,old")
+
+    assert read_settings().api_keys == ("new", "old")
+
+
+def test_no_key_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMBEDDING_API_KEY", raising=False)
+
+    assert read_settings(host="127.0.0.1").api_keys == ()
 
 
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

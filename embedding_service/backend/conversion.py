@@ -1,0 +1,138 @@
+"""Make a model ready for OpenVINO: converted, quantised if asked for, and held against fp32.
+
+Runs in a process of its own: it needs torch and several times the memory that serving takes.
+"""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+
+from embedding_service.backend.agreement import LIKE_FP32, least_cosine, read_texts, sample_ids
+from embedding_service.backend.base import TokenIds, Vectors
+from embedding_service.backend.loading import Body, Loaded, load
+from embedding_service.backend.openvino import Compiled, Prepared
+from embedding_service.backend.order import Order
+from embedding_service.backend.text_model import TextModel, Weights
+from embedding_service.errors import ModelRefused
+
+_logger = logging.getLogger(__name__)
+
+_CALIBRATION_TEXTS, _CALIBRATION_TOKENS = 120, 512
+# Below, something went wrong that rounding does not explain.
+_LEAST_COSINE = 0.9
+
+
+def convert(order: Order, out: Path) -> None:
+    """Write a prepared model into the folder ``out``, which exists and is empty.
+
+    Raises:
+        ModelRefused: The model cannot be loaded, or its vectors are not those of torch.
+        SettingRefused: The texts to calibrate with cannot be used.
+    """
+    torch.set_num_threads(order.threads)
+    texts = read_texts(order.calibration)
+    loaded = load(order.folder, "cpu")
+    model = _text_model(order, loaded)
+    ids = sample_ids(model, texts)
+    exact = np.concatenate([_by_torch(loaded.body, model, text) for text in ids])
+    _logger.info("converting %s for OpenVINO", order.folder.name)
+    graph = _traced(loaded, model, ids[:2])
+    if order.precision == "int8":
+        graph = _quantised(graph, model, texts)
+    # Half precision on the disk, and so in memory: bf16 rounds more coarsely than that anyway.
+    openvino.save_model(graph, out / "model.xml", compress_to_fp16=order.precision != "fp32")
+    del graph
+    compiled = Compiled(out / "model.xml", order.precision, order.threads)
+    got = np.concatenate([compiled.run(*model.passed([text])) for text in ids])
+    cosine = least_cosine(exact, got)
+    _logger.info("least cosine of %s to fp32 on %d texts: %.6f", order.precision, len(ids), cosine)
+    floor = LIKE_FP32 if order.precision == "fp32" else _LEAST_COSINE
+    if not cosine >= floor:
+        raise ModelRefused(
+            f"its vectors in {order.precision} have a cosine of {cosine:.4f} to those of torch in "
+            f"fp32, at least {floor} is needed; set EMBEDDING_PRECISION=fp32 or "
+            "EMBEDDING_RUNTIME=torch"
+        )
+    Prepared(
+        description=loaded.description,
+        precision=order.precision,
+        like_fp32=order.precision != "int8" and cosine >= LIKE_FP32,
+        least_cosine=cosine,
+        weights_sha256=_weights_sha256(order, out / "model.bin"),
+        graph_sha256=_sha256(out / "model.bin"),
+    ).write(out, loaded.tokenizer_json)
+
+
+def _text_model(order: Order, loaded: Loaded) -> TextModel:
+    folder = order.folder
+    return TextModel(
+        loaded.description,
+        Weights(folder.name, folder.revision, folder.weights_sha256, "fp32", like_fp32=True),
+        tokenizer_json=loaded.tokenizer_json,
+        max_tokens=None,
+    )
+
+
+def _by_torch(body: Body, model: TextModel, text: TokenIds) -> Vectors:
+    given = [None if array is None else torch.from_numpy(array) for array in model.passed([text])]
+    with torch.inference_mode():
+        vectors: Vectors = body(*given).numpy()
+    return vectors
+
+
+def _traced(loaded: Loaded, model: TextModel, example: Sequence[TokenIds]) -> openvino.Model:
+    # Of two lengths: with no padding in the example, the mask would be traced away.
+    shorter = [example[0], example[1][: max(1, len(example[0]) // 2)]]
+    names = ("input_ids", "attention_mask", "frequencies")
+    arrays = {n: a for n, a in zip(names, model.passed(shorter), strict=True) if a is not None}
+    shapes = {"frequencies": arrays["frequencies"].shape} if "frequencies" in arrays else {}
+    with warnings.catch_warnings():
+        # Tracing warns of every Python condition, and these hold for whatever we pass.
+        warnings.simplefilter("ignore")
+        return openvino.convert_model(
+            loaded.body,
+            example_input={name: torch.from_numpy(array) for name, array in arrays.items()},
+            input=[(name, list(shapes.get(name, (-1, -1)))) for name in arrays],
+        )
+
+
+def _quantised(graph: openvino.Model, model: TextModel, texts: Sequence[str]) -> openvino.Model:
+    import nncf
+
+    ids = [text[:_CALIBRATION_TOKENS] for text in model.tokenise(texts, "document")]
+    chosen = [ids[i * len(ids) // _CALIBRATION_TEXTS] for i in range(_CALIBRATION_TEXTS)]
+    chosen = list({id(text): text for text in chosen}.values())
+    _logger.info("quantising to int8, calibrated on %d texts; this takes minutes", len(chosen))
+
+    def given(text: TokenIds) -> dict[str, Any]:
+        arrays = zip(graph.inputs, model.passed([text]), strict=False)
+        return {found.any_name: array for found, array in arrays}
+
+    # Attention stays as it is: rounding it costs accuracy, and on two cores the conversions to and
+    # from int8 around it took longer than they saved (nomic-shaped, 545 tokens: 1.9 against 2.5
+    # thousand tokens/s).
+    return nncf.quantize(
+        graph,
+        nncf.Dataset(chosen, given),
+        subset_size=len(chosen),
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"]),
+    )
+
+
+def _weights_sha256(order: Order, binary: Path) -> str:
+    # Calibration changes quantised weights and scales: another calibration is another space.
+    return _sha256(binary) if order.precision == "int8" else order.folder.weights_sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,203 @@
+"""From a checked folder to the modules of sentence-transformers, and what they say of the model."""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from embedding_service.backend.base import Matryoshka, Prompts
+from embedding_service.backend.description import Description
+from embedding_service.backend.models import ModelFolder
+from embedding_service.backend.rotary import Rotary
+from embedding_service.errors import ModelRefused
+
+_logger = logging.getLogger(__name__)
+
+_NOMIC = "nomic_bert"
+# Nomic's model card: these prefixes are part of the model, it was trained to 2,048 tokens, and with
+# a rotary scaling factor of 2 it takes 8,192.
+_NOMIC_PROMPTS = {"document": "search_document: ", "query": "search_query: "}
+_NOMIC_TRAINED_TOKENS, _NOMIC_LONGEST_TOKENS, _NOMIC_SCALING = 2048, 8192, 2.0
+_NOMIC_DIMENSIONS = (64, 128, 256, 512, 768)
+# Their first position is the one after the padding token's id: so many of the table are not used.
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "mpnet")
+_PROBES = (
+    "The cash rate target was left unchanged at 4.35 per cent.",
+    "naïve  Ökonomie — 通貨",
+    "a",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in fp32, and everything that serves it without sentence-transformers."""
+
+    body: "Body"
+    description: Description
+    tokenizer_json: bytes
+
+
+class Body(nn.Module):
+    """From padded ids to unit vectors, as one function that can be run or converted."""
+
+    def __init__(self, model: SentenceTransformer, rotary: "GivenRotary | None") -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(model)
+        # A plain attribute: it is a part of the first step already.
+        self.given = [rotary] if rotary else []
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, frequencies: Tensor | None = None
+    ) -> Tensor:
+        """Return float32 of shape ``(n, dimensions)``.
+
+        Args:
+            input_ids: int64, shape ``(n, longest)``.
+            attention_mask: int64, the same shape, 1 on text and 0 on padding.
+            frequencies: float32, shape ``(head_dimensions / 2,)``, for a model that has rotary
+                positions only.
+        """
+        if frequencies is not None:
+            self.given[0].frequencies[:] = [frequencies]
+        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        for step in self.steps:
+            features = step(features)
+        return nn.functional.normalize(features["sentence_embedding"].float(), p=2, dim=-1)
+
+
+class GivenRotary(nn.Module):
+    """Rotary positions whose frequencies come with each pass, and so are part of the function."""
+
+    def __init__(self, attention_scaling: float) -> None:
+        super().__init__()
+        self.attention_scaling = attention_scaling
+        # A list, because a traced module must not be given other tensors than it was made with.
+        self.frequencies: list[Tensor] = []
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        angles = position_ids[..., None].float() * self.frequencies[0]
+        both = torch.cat((angles, angles), dim=-1)
+        cos, sin = both.cos() * self.attention_scaling, both.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def load(folder: ModelFolder, device: str) -> Loaded:
+    """Load ``folder`` in fp32 on ``device``.
+
+    Raises:
+        ModelRefused: The folder holds no model that we can serve faithfully.
+    """
+    model = _sentence_transformer(folder, device)
+    config = folder.json("config.json")
+    rotary = _rotary(model) if config["model_type"] == _NOMIC else None
+    description = Description(
+        dimensions=int(model.get_embedding_dimension() or 0),
+        pooling=_pooling(model),
+        prompts=_prompts(model, config),
+        matryoshka=_matryoshka(folder, config),
+        pad_id=int(model.tokenizer.pad_token_id or 0),
+        native_tokens=_native_tokens(model, config),
+        longest_tokens=rotary.longest_tokens if rotary else _native_tokens(model, config),
+        rotary=rotary,
+    )
+    tokenizer_json = whole_tokenizer(folder)
+    _check_tokenizer(folder, tokenizer_json, model)
+    given = _given_rotary(model) if rotary else None
+    return Loaded(Body(model, given).eval(), description, tokenizer_json)
+
+
+def whole_tokenizer(folder: ModelFolder) -> bytes:
+    """Return the tokenizer of ``folder`` without truncation and padding.
+
+    From the file, not from a loaded object: the bytes, and so the space, then do not change with
+    the version of the tokenizer's library.
+    """
+    found = folder.json("tokenizer.json") | {"truncation": None, "padding": None}
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _sentence_transformer(folder: ModelFolder, device: str) -> SentenceTransformer:
+    try:
+        model = SentenceTransformer(
+            str(folder.path),
+            device=device,
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    except Exception as error:
+        raise ModelRefused(f"{folder.path}: cannot be loaded: {error}") from error
+    return model.eval()
+
+
+def _pooling(model: SentenceTransformer) -> str:
+    pooling = next((module for module in model if hasattr(module, "pooling_mode")), None)
+    if pooling is None:
+        raise ModelRefused("the model has no pooling module, so its vectors are not one per text")
+    if not getattr(pooling, "include_prompt", True):
+        # Its result would depend on a prompt's length, which is not the same all over a batch.
+        raise ModelRefused("the model leaves its prompt out of pooling; that is not supported")
+    mode: Any = pooling.pooling_mode
+    return mode if isinstance(mode, str) else "+".join(mode)
+
+
+def _prompts(model: SentenceTransformer, config: dict[str, Any]) -> Prompts:
+    named = {name: text for name, text in model.prompts.items() if text}
+    if not named and config["model_type"] == _NOMIC:
+        named = _NOMIC_PROMPTS
+    document = named.get("document") or named.get("passage") or ""
+    return Prompts(document=document, query=named.get("query", ""))
+
+
+def _matryoshka(folder: ModelFolder, config: dict[str, Any]) -> Matryoshka | None:
+    nomic = config["model_type"] == _NOMIC
+    listed = config.get("matryoshka_dimensions") or ()
+    if nomic and not listed and folder.name.endswith("nomic-embed-text-v1.5"):
+        listed = _NOMIC_DIMENSIONS
+    return Matryoshka(tuple(listed), layer_norm_first=nomic) if listed else None
+
+
+def _native_tokens(model: SentenceTransformer, config: dict[str, Any]) -> int:
+    positions = config.get("max_position_embeddings")
+    if positions and config["model_type"] in _POSITIONS_AFTER_PADDING:
+        inner: Any = model[0].auto_model
+        positions -= int(inner.embeddings.padding_idx) + 1
+    known = [model.max_seq_length, positions]
+    if config["model_type"] == _NOMIC:
+        known.append(_NOMIC_TRAINED_TOKENS)
+    return min((int(n) for n in known if n), default=512)
+
+
+def _given_rotary(model: SentenceTransformer) -> GivenRotary:
+    inner: Any = model[0].auto_model
+    inner.rotary_emb = GivenRotary(inner.rotary_emb.attention_scaling)
+    found: GivenRotary = inner.rotary_emb
+    return found
+
+
+def _rotary(model: SentenceTransformer) -> Rotary:
+    inner: Any = model[0].auto_model
+    # As transformers reads it: the file may be in the older layout of the model's authors.
+    config = inner.config
+    return Rotary(
+        base=float(config.rope_parameters["rope_theta"]),
+        head_dimensions=int(config.head_dim),
+        trained_tokens=_NOMIC_TRAINED_TOKENS,
+        longest_tokens=_NOMIC_LONGEST_TOKENS,
+        scaling_factor=_NOMIC_SCALING,
+    )
+
+
+def _check_tokenizer(folder: ModelFolder, ours: bytes, model: SentenceTransformer) -> None:
+    tokenizer = Tokenizer.from_str(ours.decode())
+    for text in _PROBES:
+        if tokenizer.encode(text).ids != model.tokenizer(text)["input_ids"]:
+            raise ModelRefused(
+                f"{folder.path}: tokenizer.json gives other tokens than the tokenizer's own "
+                "configuration; save the tokenizer again with transformers"
+            )

@@ -1,0 +1,198 @@
+"""The contract as a long test: the vector of a text does not depend on anything but the text."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from embedding_service.backend.base import Backend, TokenIds, Vectors
+from embedding_service.engine.deviation import Deviation, bound, deviation
+from embedding_service.engine.engine import Engine
+from embedding_service.engine.memory import MemoryGuard
+from embedding_service.engine.policy import BatchLimits
+from embedding_service.engine.stats import Stats
+
+_WORDS = (
+    "the of in and to rate bank growth inflation Members household 4.35 per cent, quarter; "
+    "employment (graph) exchange-rate policy's Ölpreis — housing 2026 forecast . wages"
+)
+_POOL = 32
+_LONGEST_POOLED = 512
+_MOST_TEXTS = 8
+_LONG_SHARE = 20
+_QUEUE_TOKENS = 2**24
+_PATIENCE_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was compared, and the worst that was found."""
+
+    compositions: int
+    """Batches that the model was given while several threads asked at once."""
+    texts: int
+    long_texts: int
+    """Of them beyond ``native_tokens``."""
+    worst_delta: float
+    worst_cosine: float
+    bound: str
+    seconds: float
+    passed: bool
+
+
+def check_contract(
+    backend: Backend,
+    limits: BatchLimits,
+    *,
+    batches: int,
+    threads: int = 8,
+    seed: int = 0,
+    memory: MemoryGuard | None = None,
+    watchdog_s: float = 300,
+    on_progress: Callable[[int], None] = lambda batches: None,
+) -> Report:
+    """Compare vectors from random batches with those of the same texts alone.
+
+    An engine of its own is started and stopped. Each of ``threads`` callers asks again and again
+    for a few texts from one pool, in random order; batches form of whatever waits, filled with
+    texts of any length, unlike those of the service. Where the model takes texts beyond
+    ``native_tokens``, one batch in twenty holds such. In the end all texts are asked for alone
+    once more.
+
+    Args:
+        backend: Nobody else may use it meanwhile.
+        limits: As served.
+        batches: At least so many, n ≥ 1.
+        threads: At least 1.
+        seed: Decides the texts and what each caller asks for; not the batches, which time decides.
+        memory: As served; None bounds nothing.
+        watchdog_s: As served: the longest that a pass may take.
+        on_progress: Given the number of batches so far, in any thread.
+
+    Raises:
+        NotReady: The self-test failed.
+        EngineError: The model failed.
+        TimeoutError: An answer took over ten minutes.
+    """
+    began = time.monotonic()
+    stats = Stats()
+    # Padding costs nothing here, so that texts of all lengths meet.
+    mixing = replace(limits, native_tokens=backend.native_tokens, pass_tokens=2**40)
+    engine = Engine(
+        backend,
+        limits=mixing,
+        max_queue_tokens=_QUEUE_TOKENS,
+        stats=stats,
+        memory=memory,
+        watchdog_s=watchdog_s,
+    )
+    engine.start()
+    try:
+        engine.wait_until_tested()
+        callers = _Callers(engine, _pool(backend, seed), batches, on_progress)
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(callers.ask_on, range(seed, seed + threads)))
+        composed = stats.snapshot(0)["batches"] - callers.alone
+        found.append(callers.afterwards())
+    finally:
+        engine.stop(_PATIENCE_S)
+    worst = Deviation()
+    for one in found:
+        worst = worst.worst(one)
+    return Report(
+        compositions=composed,
+        texts=stats.snapshot(0)["texts"],
+        long_texts=callers.long_texts,
+        worst_delta=worst.delta,
+        worst_cosine=worst.cosine,
+        bound=bound(backend.precision),
+        seconds=time.monotonic() - began,
+        passed=worst.allowed(backend.precision),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    ordinary: list[TokenIds]
+    long: list[TokenIds]
+
+
+def _pool(backend: Backend, seed: int) -> _Pool:
+    """Return texts from one word up, a few of them long: many short ones and few long ones."""
+    plan = random.Random(seed)
+    most = min(backend.native_tokens, _LONGEST_POOLED)
+    lengths = [round(most ** (i / (_POOL - 1))) for i in range(_POOL)]
+    native = backend.native_tokens
+    beyond = sorted({native + 1, native * 5 // 4, backend.max_tokens})
+    return _Pool(
+        [_text(backend, plan, length) for length in lengths],
+        [_text(backend, plan, n) for n in beyond if native < n <= backend.max_tokens],
+    )
+
+
+def _text(backend: Backend, plan: random.Random, tokens: int) -> TokenIds:
+    """Return a text of about ``tokens`` tokens, exactly so many if it is long."""
+    (ids,) = backend.tokenise([" ".join(plan.choices(_WORDS.split(), k=tokens))], "document")
+    return ids[:tokens] if tokens > len(backend.tokenise(["a"], "document")[0]) else ids
+
+
+class _Callers:
+    """Threads that ask for texts whose vectors they know."""
+
+    def __init__(
+        self, engine: Engine, pool: _Pool, batches: int, on_progress: Callable[[int], None]
+    ) -> None:
+        self._engine = engine
+        self._on_progress = on_progress
+        self._texts = pool.ordinary + pool.long
+        self._n_ordinary = len(pool.ordinary)
+        self._expected = self._one_by_one()
+        self.alone = len(self._texts)
+        """Batches that were made to learn what is expected."""
+        self._wanted = batches
+        self._long_asked = 0
+        self._lock = threading.Lock()
+
+    def ask_on(self, seed: int) -> Deviation:
+        """Ask until enough batches were made; return the worst of the answers."""
+        plan = random.Random(seed)
+        worst = Deviation()
+        while (done := self._engine.stats.snapshot(0)["batches"] - self.alone) < self._wanted:
+            self._on_progress(done)
+            chosen = plan.choices(range(self._n_ordinary), k=plan.randint(1, _MOST_TEXTS))
+            chosen += self._long(plan, done)
+            found = self._ask([self._texts[i] for i in chosen])
+            worst = worst.worst(deviation(found, self._expected[chosen]))
+        return worst
+
+    def _long(self, plan: random.Random, done: int) -> list[int]:
+        """Return the place of a long text if it is time for one, so many at most as were meant."""
+        long = range(self._n_ordinary, len(self._texts))
+        with self._lock:
+            if not long or self._long_asked * _LONG_SHARE > done:
+                return []
+            self._long_asked += 1
+        return [plan.choice(long)]
+
+    def afterwards(self) -> Deviation:
+        """Ask for every text alone once more."""
+        return deviation(self._one_by_one(), self._expected)
+
+    @property
+    def long_texts(self) -> int:
+        """How many long texts were asked for, alone before and after or among others."""
+        return self._long_asked + 2 * (len(self._texts) - self._n_ordinary)
+
+    def _one_by_one(self) -> Vectors:
+        return np.concatenate([self._ask([text]) for text in self._texts])
+
+    def _ask(self, texts: Sequence[TokenIds]) -> Vectors:
+        settled = threading.Event()
+        request = self._engine.submit(texts, on_settled=settled.set)
+        if not settled.wait(_PATIENCE_S):
+            raise TimeoutError(f"no answer within {_PATIENCE_S} s")
+        return request.result()

@@ -1,0 +1,186 @@
+"""The one thread that runs the model, from its first pass to its last."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from embedding_service.backend.base import Backend
+from embedding_service.engine.memory import MemoryGuard
+from embedding_service.engine.passes import Passes
+from embedding_service.engine.policy import BatchLimits
+from embedding_service.engine.self_test import check_invariance
+from embedding_service.engine.stats import BatchFigures, Stats
+from embedding_service.engine.tickets import PendingRequest, Ticket
+from embedding_service.engine.waiting_line import WaitingLine
+from embedding_service.engine.watchdog import Watchdog
+from embedding_service.errors import (
+    BackendFailed,
+    DeadlinePassed,
+    EngineError,
+    NotReady,
+    StartupError,
+    TooLarge,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class Owner:
+    """Takes batches from a line until it is closed; if it cannot go on, it answers everyone."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        line: WaitingLine,
+        limits: BatchLimits,
+        *,
+        stats: Stats,
+        memory: MemoryGuard | None,
+        watchdog_s: float,
+        on_death: Callable[[BaseException], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """``on_death`` runs once, in another thread, when the model can do nothing more."""
+        self._backend = backend
+        self._line = line
+        self._limits = limits
+        self._stats = stats
+        self._on_death = on_death
+        self._clock = clock
+        self._watchdog = Watchdog(watchdog_s, self._hang)
+        self.passes = Passes(backend, watchdog=self._watchdog, memory=memory)
+        self._thread = threading.Thread(target=self._own, name="model-owner", daemon=True)
+        self._tested = threading.Event()
+        self._computing: list[Ticket] = []
+        self._dying = threading.Lock()
+        self.death: BaseException | None = None
+        """Why it ended, if not because the line was closed."""
+
+    def start(self) -> None:
+        self._watchdog.start()
+        self._thread.start()
+
+    def wait_until_tested(self) -> None:
+        """As ``Engine.wait_until_tested``."""
+        self._tested.wait()
+        if isinstance(self.death, StartupError):
+            raise self.death
+        if self.death is not None:
+            raise NotReady("the model failed its self-test", 1) from self.death
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes work."""
+        return self._tested.is_set() and self.death is None and self._thread.is_alive()
+
+    def stop(self, timeout_s: float, told: Callable[[], EngineError]) -> bool:
+        """Wait for the end, after the line was closed; return whether it came in time.
+
+        Whoever's texts are in the model even then is answered with ``told``.
+        """
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        self._watchdog.stop()
+        for ticket in list(self._computing):
+            ticket.request.settle(self._clock(), told())
+        return not self._thread.is_alive()
+
+    def _own(self) -> None:
+        try:
+            self._warm_up()
+            self._tested.set()
+            while (taken := self._line.take(self._known_limits())) is not None:
+                for request in taken.late:
+                    request.settle(self._clock(), DeadlinePassed("no vectors within the deadline"))
+                if taken.batch:
+                    self._computing = taken.batch
+                    self._compute(taken.batch)
+                    self._computing = []
+        except BaseException as error:  # noqa: BLE001 - handed to every waiting caller
+            self._die(error)
+
+    def _known_limits(self) -> BatchLimits:
+        return replace(self._limits, footprint=self.passes.footprint)
+
+    def _warm_up(self) -> None:
+        began = self._clock()
+        tokens = check_invariance(self._backend, self.passes.try_out)
+        seconds = self._clock() - began
+        self.passes.end_warm_up()
+        self._stats.measured(BatchFigures(0, tokens, tokens, seconds))
+
+    def _hang(self) -> None:
+        self._die(
+            TimeoutError(f"the model did not finish a pass within {self._watchdog.patience_s:g} s")
+        )
+
+    def _die(self, error: BaseException) -> None:
+        """Answer everyone; called by whichever of owner and watchdog gives up first."""
+        with self._dying:
+            if self.death is not None:
+                return
+            self.death = error
+        # What the operator has to change is said without a traceback, by whoever ends the process.
+        if not isinstance(error, StartupError):
+            _logger.error("the model can do nothing more", exc_info=error)
+        self._tested.set()
+        broken = BackendFailed("the model has broken down; the service is about to end")
+        broken.__cause__ = error
+        computing = [ticket.request for ticket in self._computing]
+        for request in computing + self._line.close():
+            request.settle(self._clock(), broken)
+        self._on_death(error)
+
+    def _compute(self, batch: list[Ticket]) -> None:
+        began = self._clock()
+        texts = [ticket.ids for ticket in batch]
+        try:
+            # A first very long text takes several passes; queries are served between them.
+            if self.passes.probe(texts) and self._line.put_back(batch):
+                self._charge(batch, self._clock() - began)
+                return
+            vectors = self.passes.run(texts)
+        except Exception as error:  # noqa: BLE001 - handed to the callers of this batch
+            self._fail(batch, error, self._clock() - began)
+            return
+        seconds = self._clock() - began
+        lengths = [ticket.length for ticket in batch]
+        padded = len(lengths) * max(lengths)
+        self._stats.batch_done(BatchFigures(len(lengths), sum(lengths), padded, seconds))
+        self._charge(batch, seconds)
+        for ticket, vector in zip(batch, vectors, strict=True):
+            if ticket.request.deliver(ticket.index, vector):
+                ticket.request.settle(self._clock())
+
+    def _fail(self, batch: list[Ticket], error: Exception, seconds: float) -> None:
+        requests = self._charge(batch, seconds)
+        if not isinstance(error, TooLarge):
+            _logger.error(
+                "a batch of %d texts failed",
+                len(batch),
+                exc_info=error,
+                extra={"request_ids": [request.request_id for request in requests]},
+            )
+            self._stats.batch_failed(seconds)
+        for request in requests:
+            request.settle(self._clock(), _told(error))
+            # Its other texts are of no use to anyone now.
+            self._line.forget(request)
+
+    @staticmethod
+    def _charge(batch: list[Ticket], seconds: float) -> list[PendingRequest]:
+        """Add ``seconds`` to each request that has texts in ``batch``; return those requests."""
+        requests = list({id(ticket.request): ticket.request for ticket in batch}.values())
+        for request in requests:
+            request.compute_s += seconds
+        return requests
+
+
+def _told(error: Exception) -> EngineError:
+    """Return what a caller is told of a batch that failed of ``error``."""
+    if isinstance(error, EngineError):
+        return error
+    failure = BackendFailed("the model failed on a batch that held a text of this request")
+    failure.__cause__ = error
+    return failure

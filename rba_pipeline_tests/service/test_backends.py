@@ -1,0 +1,284 @@
+"""Both runtimes and every precision of this machine against sentence-transformers itself."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from embedding_service.app import load_backend
+from embedding_service.backend.base import Backend
+from embedding_service.backend.models import find_model
+from embedding_service.engine.self_test import check_invariance
+from embedding_service.errors import ModelRefused, SettingRefused
+from embedding_service.settings import Settings, read_settings
+
+pytestmark = pytest.mark.model
+
+TEXTS = [
+    "The Board decided to leave the cash rate unchanged.",
+    "Inflation",
+    "Wages growth had been subdued. " * 9,
+    "naïve — 4¼ per cent  通貨\ttable | of | figures 67.2",
+    "Members discussed household debt, and its distribution. " * 4,
+]
+EXACT = [
+    pytest.param("torch", "all-MiniLM-L6-v2", id="torch-minilm"),
+    pytest.param("openvino", "all-MiniLM-L6-v2", id="openvino-minilm"),
+    pytest.param("torch", "nomic", id="torch-nomic"),
+    pytest.param("openvino", "nomic", id="openvino-nomic"),
+]
+
+
+class Models:
+    """Backends, each loaded once."""
+
+    def __init__(self, folders: dict[str, Path], cache: Path) -> None:
+        self._folders = folders
+        self._cache = cache
+        self._loaded: dict[Settings, Backend] = {}
+
+    def settings(self, model: str, runtime: str, precision: str = "fp32", **more: Any) -> Settings:
+        return read_settings(
+            model=str(self._folders.get(model, model)),
+            runtime=runtime,
+            precision=precision,
+            cache_dir=self._cache,
+            threads=2,
+            **more,
+        )
+
+    def load(self, model: str, runtime: str, precision: str = "fp32", **more: Any) -> Backend:
+        settings = self.settings(model, runtime, precision, **more)
+        key = settings.model_dump_json()
+        if key not in self._loaded:
+            self._loaded[key] = load_backend(settings)
+        return self._loaded[key]
+
+    def path(self, model: str) -> Path:
+        return self._folders.get(model) or find_model(model, None).path
+
+
+@pytest.fixture(scope="module")
+def models(nomic_folder: Path, prepared_models: Path) -> Models:
+    return Models({"nomic": nomic_folder}, prepared_models)
+
+
+def by_the_library(path: Path, prompt: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(path), device="cpu")
+    return model.encode(TEXTS, prompt=prompt, normalize_embeddings=True)
+
+
+def cosines(one: Any, other: Any) -> Any:
+    return (one * other).sum(axis=1)
+
+
+@pytest.mark.parametrize(("runtime", "model"), EXACT)
+@pytest.mark.parametrize("input_type", ["document", "query", "raw"])
+def test_fp32_gives_the_vectors_of_sentence_transformers(
+    models: Models, runtime: str, model: str, input_type: Any
+) -> None:
+    ours = models.load(model, runtime)
+
+    vectors = ours.encode(ours.tokenise(TEXTS, input_type))
+
+    theirs = by_the_library(models.path(model), ours.prompts.of(input_type))
+    assert vectors.dtype == np.float32
+    assert np.abs(vectors - theirs).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("all-MiniLM-L6-v2", "bf16"), ("nomic", "bf16"), ("nomic", "int8")],
+)
+def test_fewer_bits_turn_vectors_little(models: Models, model: str, precision: str) -> None:
+    exact, rounded = models.load(model, "openvino"), models.load(model, "openvino", precision)
+    ids = exact.tokenise(TEXTS, "document")
+
+    found = cosines(exact.encode(ids), rounded.encode(ids))
+
+    assert found.min() >= {"bf16": 0.9995, "int8": 0.98}[precision]
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_bf16_shares_the_space_that_it_was_seen_to_keep(models: Models, runtime: str) -> None:
+    exact, rounded = models.load("nomic", "torch"), models.load("nomic", runtime, "bf16")
+
+    assert rounded.precision == "bf16"
+    assert rounded.space == exact.space
+
+
+def test_int8_is_a_space_of_its_own_weights(models: Models) -> None:
+    exact, rounded = models.load("nomic", "openvino"), models.load("nomic", "openvino", "int8")
+
+    assert rounded.space.precision == "int8"
+    assert rounded.space.weights_sha256 != exact.space.weights_sha256
+    assert (
+        dataclasses.replace(
+            rounded.space, precision="fp32", weights_sha256=exact.space.weights_sha256
+        )
+        == exact.space
+    )
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_long_texts_take_a_path_of_their_own(models: Models, runtime: str) -> None:
+    """Up to 2,048 tokens vectors are those of the model as it is; the path beyond is constant."""
+    native = models.load("nomic", runtime)
+    long = models.load("nomic", runtime, max_seq_length=8192)
+    (ids,) = long.tokenise(["the cash rate " * 900], "document")
+    alone = long.encode([ids])
+
+    assert (long.native_tokens, long.max_tokens) == (2048, 8192)
+    assert np.abs(long.encode([ids[:2048]]) - native.encode([ids[:2048]])).max() <= 1e-6
+    assert np.abs(long.encode([ids, np.tile(ids, 3)])[0] - alone[0]).max() <= 1e-5
+    assert long.space.id != native.space.id
+
+
+def test_both_runtimes_agree_on_long_texts(models: Models) -> None:
+    torch, openvino = (
+        models.load("nomic", runtime, max_seq_length=8192) for runtime in ("torch", "openvino")
+    )
+    (ids,) = torch.tokenise(["the cash rate " * 900], "document")
+
+    assert torch.space.id == openvino.space.id
+    assert np.abs(torch.encode([ids]) - openvino.encode([ids])).max() <= 1e-5
+
+
+def test_truncation_equals_that_of_sentence_transformers(models: Models) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    ours = models.load("all-MiniLM-L6-v2", "openvino")
+    text = "The economy had grown a little more slowly than expected. " * 60
+    model = SentenceTransformer(str(models.path("all-MiniLM-L6-v2")), device="cpu")
+
+    ids = ours.shorten(ours.tokenise([text], "raw")[0])
+
+    assert len(ids) == 256
+    assert np.abs(ours.encode([ids])[0] - model.encode(text)).max() <= 1e-5
+
+
+def test_each_model_takes_what_it_was_made_for(models: Models) -> None:
+    assert models.load("all-MiniLM-L6-v2", "openvino").max_tokens == 256
+    assert models.load("nomic", "openvino").max_tokens == 2048
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted", "longest"), [("all-MiniLM-L6-v2", 257, 256), ("nomic", 8192, 8192)]
+)
+def test_the_limit_may_be_lowered_but_not_raised_beyond_what_the_model_takes(
+    models: Models, model: str, wanted: int, longest: int
+) -> None:
+    assert models.load(model, "openvino", max_seq_length=64).max_tokens == 64
+
+    if wanted > longest:
+        with pytest.raises(ModelRefused, match=rf"EMBEDDING_MAX_SEQ_LENGTH={wanted}.*to {longest}"):
+            models.load(model, "openvino", max_seq_length=wanted)
+
+
+def test_a_limit_of_length_is_part_of_the_space(models: Models) -> None:
+    shorter = models.load("nomic", "openvino", max_seq_length=512)
+
+    assert shorter.space.id != models.load("nomic", "openvino").space.id
+
+
+def test_only_a_model_whose_folder_says_so_has_shorter_vectors(models: Models) -> None:
+    nomic = models.load("nomic", "openvino").matryoshka
+
+    assert models.load("all-MiniLM-L6-v2", "openvino").matryoshka is None
+    assert nomic is not None
+    assert nomic.dimensions == (64, 128)
+    assert nomic.layer_norm_first
+
+
+def test_the_tokenizer_handed_out_neither_cuts_nor_pads(models: Models) -> None:
+    backend = models.load("all-MiniLM-L6-v2", "openvino")
+    tokenizer = Tokenizer.from_str(backend.tokenizer_json.decode())
+
+    assert tokenizer.truncation is None
+    assert tokenizer.padding is None
+    assert len(tokenizer.encode("word " * 1000).ids) == 1002
+
+
+def test_an_absent_accelerator_is_refused(models: Models) -> None:
+    import torch
+
+    absent = next(d for d in ("mps", "cuda") if not getattr(torch, d).is_available())
+
+    with pytest.raises(SettingRefused, match=f"EMBEDDING_DEVICE={absent}: not on this machine"):
+        models.load("nomic", "torch", device=absent)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_file_that_is_no_model_is_refused(
+    models: Models, nomic_folder: Path, tmp_path: Path, runtime: str
+) -> None:
+    torn = tmp_path / "torn"
+    shutil.copytree(nomic_folder, torn)
+    (torn / "model.safetensors").write_bytes(b"torn")
+
+    with pytest.raises(ModelRefused, match="cannot be loaded"):
+        models.load(str(torn), runtime)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_every_type_that_is_let_in_keeps_the_invariance_contract(
+    models: Models, tmp_path: Path, model_type: str, runtime: str
+) -> None:
+    make_model(model_type, tmp_path)
+    if runtime == "openvino":
+        backend = converted_here(tmp_path)
+    else:
+        backend = models.load(str(tmp_path), runtime)
+    longest = np.resize(backend.tokenise(["the cash rate"], "raw")[0], backend.max_tokens)
+
+    check_invariance(backend)
+
+    assert np.isfinite(backend.encode([longest])).all()
+
+
+def converted_here(folder: Path) -> Backend:
+    """Prepare and load ``folder`` in this process, which has torch already."""
+    from embedding_service.backend.conversion import convert
+    from embedding_service.backend.openvino import OpenVinoBackend, read_prepared
+    from embedding_service.backend.order import Order
+
+    found, out = find_model(str(folder), None), folder / "prepared"
+    out.mkdir()
+    convert(Order(found, "fp32", threads=2, calibration=None), out)
+    prepared = read_prepared(out)
+    assert prepared is not None
+    return OpenVinoBackend(found, out, prepared, threads=2, max_tokens=None)
+
+
+def make_model(model_type: str, out: Path) -> None:
+    """Write a tiny model of ``model_type`` with random weights, in the library's layout."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(find_model("all-MiniLM-L6-v2", None).path)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CONFIG_MAPPING[model_type](
+        **(sizes if model_type != "distilbert" else {"dim": 64, "n_layers": 2, "n_heads": 2}),
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=128,
+    )
+    tokenizer.model_max_length = 512
+    bare = out / "bare"
+    AutoModel.from_config(config).save_pretrained(bare)
+    tokenizer.save_pretrained(bare)
+    steps = [Transformer(str(bare), max_seq_length=512), Pooling(64, pooling_mode="mean")]
+    SentenceTransformer(modules=steps, device="cpu").save(str(out), create_model_card=False)
+    for path in bare.iterdir():
+        path.unlink()
+    bare.rmdir()

@@ -1,0 +1,68 @@
+"""The contract as a property test: a thousand random batches, eight callers, texts of all lengths.
+
+S1 and S3 of the service's faults, on both runtimes and in every precision of this machine, by the
+operator's own command. That it sees a model that breaks the contract is shown in ``test_check``.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(300)]
+
+BATCHES = 1000
+
+
+@pytest.fixture(scope="module")
+def smallest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers, one head: a pass takes a few milliseconds."""
+    folder = tmp_path_factory.mktemp("models") / "smallest-nomic"
+    script = Path(__file__).parents[2] / "benchmarks" / "nomic_shaped_model.py"
+    size = ["--layers", "2", "--width", "64"]
+    subprocess.run(
+        [sys.executable, str(script), "--out", str(folder), *size], check=True, timeout=100
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision"),
+    [
+        pytest.param("torch", "fp32", id="torch-fp32"),
+        pytest.param("openvino", "fp32", id="openvino-fp32"),
+        pytest.param("openvino", "bf16", id="openvino-bf16"),
+        pytest.param("openvino", "int8", id="openvino-int8"),
+    ],
+)
+def test_a_vector_depends_on_nothing_but_its_text(
+    smallest_folder: Path, runtime: str, precision: str
+) -> None:
+    """Max |delta| 1e-5 in fp32, cosine 0.9999 in bf16 and int8: the contract's own bounds."""
+    settings = {
+        "MODEL": str(smallest_folder),
+        "RUNTIME": runtime,
+        "PRECISION": precision,
+        # Some hundred tokens beyond what the model was trained for, which is a path of its own.
+        "MAX_SEQ_LENGTH": "2300",
+        "MAX_BATCH_TOKENS": "768",
+        "SERVER_BATCH_SIZE": "16",
+    }
+
+    checked = subprocess.run(
+        [sys.executable, "-m", "embedding_service", "check", "--batches", str(BATCHES)],
+        env=os.environ | {f"EMBEDDING_{name}": value for name, value in settings.items()},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+    if checked.returncode == 2 and f"EMBEDDING_PRECISION={precision}" in checked.stderr:
+        pytest.skip(checked.stderr.splitlines()[-1])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    found = dict(line.split(maxsplit=1) for line in checked.stdout.splitlines())
+    assert int(found["compositions"]) >= BATCHES
+    assert found["result"] == "passed"

@@ -1,4 +1,4 @@
-# make demo | up | test. Each first makes .venv, or checks it (well under two seconds).
+# make demo | up | test | bench. Each first makes .venv, or checks it (well under two seconds).
 #
 #   PYTHON=python3.11      the interpreter for .venv
 #   TORCH_INDEX=URL        where torch comes from, e.g. PyTorch's index of CPU builds; else pip's own index
@@ -8,11 +8,12 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test environment clean
+.PHONY: help demo up test bench environment clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
-EXTRAS := pipeline,service,dev
+EXTRAS := pipeline,service,openvino,dev
+BENCH ?= service
 
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
@@ -36,6 +37,8 @@ help:
 	  'make up     database, embedding service, Dagster (web interface, daemon), until Ctrl-C' \
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
 	  'make test   every test                       ARGS="-k name" goes to pytest' \
+	  'make bench  a measurement                    BENCH=service, engine, memory, start, gpu, quality, soak' \
+	  '            ARGS="--help"            says what it does and takes' \
 	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
 	  'Setting up: PYTHON=python3.11, TORCH_INDEX=URL of the index that torch is taken from'
 
@@ -50,6 +53,10 @@ up: environment
 test: environment
 	unset EMBEDDING_MODEL CORPUS
 	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope $$ARGS
+
+bench: environment
+	unset EMBEDDING_MODEL CORPUS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m "benchmarks.$(BENCH)" $$ARGS
 
 # The stamp is written last and holds the folder: an interrupted installation and a moved folder are both seen.
 environment:

@@ -1,0 +1,36 @@
+"""What counts as quality kept."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.quality_report import Comparison
+from rba_pipeline.core.vectors import Quality
+
+EXACT = Quality(queries=70, recall_at_1=0.2, recall_at_10=33 / 70, mean_reciprocal_rank=0.25)
+
+
+def found(at_10: int, mrr: float) -> Quality:
+    return dataclasses.replace(EXACT, recall_at_10=at_10 / 70, mean_reciprocal_rank=mrr)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "met"),
+    [
+        pytest.param(Comparison("bf16", True, 0.9995, 0.9999, None), [True], id="without-queries"),
+        pytest.param(Comparison("bf16", False, 0.9994, 0.9999, None), [False], id="bf16-strays"),
+        pytest.param(
+            Comparison("int8", False, 0.98, 0.995, found(32, 0.24)), [True] * 3, id="one-fewer"
+        ),
+        pytest.param(
+            Comparison("int8", False, 0.98, 0.9949, found(31, 0.22)), [False] * 3, id="all-short"
+        ),
+        pytest.param(
+            Comparison("int8", False, 0.98, float("nan"), found(34, 0.3)),
+            [False, True, True],
+            id="not-a-number",
+        ),
+    ],
+)
+def test_a_precision_is_held_to_its_own_bounds(comparison: Comparison, met: list[bool]) -> None:
+    assert [goal.met for goal in comparison.goals(EXACT)] == met

@@ -1,0 +1,62 @@
+"""The soak command: S18 of the service's faults, at a size at which its slope means nothing."""
+
+import pytest
+
+from benchmarks.mixed_load import WrongAnswer
+from benchmarks.server_processes import Command
+from benchmarks.soak import growth, soak
+
+MIB = 2**20
+# None of those that make the fake model fail.
+WORDS = ["rates", "rose", "while", "wages", "fell"]
+FAKE = Command("rba_pipeline_tests.service.fake_service")
+
+
+def minutes_of(sizes: list[float]) -> list[tuple[float, float]]:
+    """Samples of so many MiB, one every half minute."""
+    return [(30.0 * at, size * MIB) for at, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "flat"),
+    [
+        pytest.param(-20, True, id="shrinks"),
+        pytest.param(0.5, True, id="settles"),
+        pytest.param(5, False, id="leaks"),
+    ],
+)
+def test_a_steady_slope_is_judged_by_the_minute(per_minute: float, flat: bool) -> None:
+    found = growth(minutes_of([500 + per_minute * at / 2 for at in range(12)]))
+
+    assert found.bytes_per_minute == pytest.approx(per_minute * MIB)
+    assert found.goal().met is flat
+
+
+@pytest.mark.parametrize("swing", [0, 30])
+def test_noise_is_no_growth_and_hides_none(swing: float) -> None:
+    to_and_fro = [500 + swing * (at % 2) for at in range(12)]
+    leaking = [size + 5 * at / 2 for at, size in enumerate(to_and_fro)]
+
+    assert growth(minutes_of(to_and_fro)).goal().met
+    assert not growth(minutes_of(leaking)).goal().met
+
+
+def test_too_few_samples_are_no_slope() -> None:
+    with pytest.raises(ValueError, match="three samples"):
+        growth([(0.0, 1.0), (1.0, 1.0)])
+
+
+def test_a_mixed_load_of_some_seconds_is_answered_as_it_should_be() -> None:
+    counts, samples, peak = soak(FAKE, WORDS, callers=4, seconds=4)
+
+    assert counts["short"] > 0
+    assert counts["bad"] > 0
+    assert len(samples) >= 2
+    assert peak >= max(size for _, size in samples) * 0.9
+
+
+def test_a_wrong_answer_ends_the_load_and_names_the_kind() -> None:
+    narrow = Command(FAKE.module, environment={"EMBEDDING_MAX_TEXTS": "1"})
+
+    with pytest.raises(WrongAnswer, match="answered with 413"):
+        soak(narrow, WORDS, callers=2, seconds=60)

@@ -99,7 +99,8 @@ def measured(plan: Plan) -> Iterator[Cell]:
     for number in range(plan.rounds):
         for setting in plan.settings:
             texts = plan.model.texts(_texts_at(setting, plan))
-            for side in plan.sides:
+            # Whoever comes first in one round comes last in the next.
+            for side in plan.sides[:: -1 if number % 2 else 1]:
                 cell = _cell(side, setting, texts, plan, number)
                 progress(f"round {number + 1} of {plan.rounds}  {_said(cell)}")
                 yield cell

@@ -15,6 +15,7 @@ LIKE_FP32 = 0.9995
 _SAMPLE = Path(__file__).with_name("calibration_sample.txt")
 _COMPARED_TEXTS = 24
 _LONG_TEXT_TOKENS = 1024
+_BEYOND_NATIVE_TOKENS = 64
 _FEWEST_TEXTS = 10
 
 
@@ -39,11 +40,17 @@ def read_texts(path: Path | None) -> list[str]:
 
 
 def sample_ids(model: TextModel, texts: Sequence[str] = ()) -> list[TokenIds]:
-    """Return some two dozen of ``texts``, or of the built-in sample, and one long text of them."""
+    """Return some two dozen of ``texts``, or of the built-in sample, and a long text of them.
+
+    A model that takes texts beyond ``native_tokens`` gets one of those too: their path is another.
+    """
     given = texts or read_texts(None)
     chosen = [given[i * len(given) // _COMPARED_TEXTS] for i in range(_COMPARED_TEXTS)]
-    *ids, long = model.tokenise([*chosen, " ".join(given)], "document")
-    return [model.shorten(text) for text in [*ids, long[:_LONG_TEXT_TOKENS]]]
+    *ids, joined = model.tokenise([*chosen, " ".join(given)], "document")
+    ids.append(joined[:_LONG_TEXT_TOKENS])
+    if model.max_tokens > model.native_tokens:
+        ids.append(np.resize(joined, model.native_tokens + _BEYOND_NATIVE_TOKENS))
+    return [model.shorten(text) for text in ids]
 
 
 def least_cosine(one: Vectors, other: Vectors) -> float:

@@ -3,7 +3,6 @@
 Runs in a process of its own: it needs torch and several times the memory that serving takes.
 """
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Sequence
@@ -17,7 +16,12 @@ import torch
 from embedding_service.backend.agreement import LIKE_FP32, least_cosine, read_texts, sample_ids
 from embedding_service.backend.base import TokenIds, Vectors
 from embedding_service.backend.loading import Body, Loaded, load
-from embedding_service.backend.openvino import Compiled, Prepared
+from embedding_service.backend.openvino import (
+    Compiled,
+    Prepared,
+    files_sha256,
+    keep_tokenizer,
+)
 from embedding_service.backend.order import Order
 from embedding_service.backend.text_model import TextModel, Weights
 from embedding_service.errors import ModelRefused
@@ -44,7 +48,8 @@ def convert(order: Order, out: Path) -> None:
     exact = np.concatenate([_by_torch(loaded.body, model, text) for text in ids])
     _logger.info("converting %s for OpenVINO", order.folder.name)
     graph = _traced(loaded, model, ids[:2])
-    if order.precision == "int8":
+    quantised = order.precision == "int8"
+    if quantised:
         graph = _quantised(graph, model, texts)
     # Half precision on the disk, and so in memory: bf16 rounds more coarsely than that anyway.
     openvino.save_model(graph, out / "model.xml", compress_to_fp16=order.precision != "fp32")
@@ -60,14 +65,17 @@ def convert(order: Order, out: Path) -> None:
             f"fp32, at least {floor} is needed; set EMBEDDING_PRECISION=fp32 or "
             "EMBEDDING_RUNTIME=torch"
         )
+    keep_tokenizer(out, loaded.tokenizer_json)
+    hashes = files_sha256(out)
     Prepared(
         description=loaded.description,
         precision=order.precision,
-        like_fp32=order.precision != "int8" and cosine >= LIKE_FP32,
+        like_fp32=not quantised and cosine >= LIKE_FP32,
         least_cosine=cosine,
-        weights_sha256=_weights_sha256(order, out / "model.bin"),
-        graph_sha256=_sha256(out / "model.bin"),
-    ).write(out, loaded.tokenizer_json)
+        # Calibration changes quantised weights and scales: another calibration is another space.
+        weights_sha256=hashes["model.bin"] if quantised else order.folder.weights_sha256,
+        files_sha256=hashes,
+    ).write(out)
 
 
 def _text_model(order: Order, loaded: Loaded) -> TextModel:
@@ -76,7 +84,8 @@ def _text_model(order: Order, loaded: Loaded) -> TextModel:
         loaded.description,
         Weights(folder.name, folder.revision, folder.weights_sha256, "fp32", like_fp32=True),
         tokenizer_json=loaded.tokenizer_json,
-        max_tokens=None,
+        # Long texts are compared as well, whether or not they will be taken.
+        max_tokens=loaded.description.longest_tokens,
     )
 
 
@@ -126,13 +135,3 @@ def _quantised(graph: openvino.Model, model: TextModel, texts: Sequence[str]) ->
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"]),
     )
-
-
-def _weights_sha256(order: Order, binary: Path) -> str:
-    # Calibration changes quantised weights and scales: another calibration is another space.
-    return _sha256(binary) if order.precision == "int8" else order.folder.weights_sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -111,11 +111,15 @@ def _checked(path: Path, *, name: str, revision: str) -> ModelFolder:
     return folder
 
 
+_LOADED_FIRST = ("model.safetensors", "model.safetensors.index.json")
+
+
 def _weights_sha256(path: Path) -> str:
     pickles = [*path.rglob("pytorch_model*.bin"), *path.rglob("*.pt"), *path.rglob("*.ckpt")]
     for pickle in sorted(pickles):
-        # Next to safetensors a pickle is a leftover; alone it would be what gets loaded, and run.
-        if not any(pickle.parent.glob("*.safetensors")):
+        # Next to safetensors of the name that is looked for, a pickle is a leftover; else it would
+        # be what gets loaded.
+        if not any((pickle.parent / name).is_file() for name in _LOADED_FIRST):
             where = pickle.relative_to(path)
             raise ModelRefused(f"{path}: weights only as a pickle ({where}); need safetensors")
     files = sorted(path.rglob("*.safetensors"))

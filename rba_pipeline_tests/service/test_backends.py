@@ -126,6 +126,30 @@ def test_int8_is_a_space_of_its_own_weights(models: Models) -> None:
     )
 
 
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    texts = [f"{n} sheep were sold at the yards, {n * 7} cents a head." for n in range(20)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    return tmp_path / "texts.txt"
+
+
+def test_another_calibration_is_another_space(models: Models, calibration: Path) -> None:
+    usual = models.load("nomic", "openvino", "int8")
+
+    other = models.load("nomic", "openvino", "int8", calibration=calibration)
+
+    assert other.space.weights_sha256 != usual.space.weights_sha256
+    assert other.space.id != usual.space.id
+
+
+def test_too_few_texts_to_calibrate_with_are_refused(models: Models, tmp_path: Path) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text("one\n\ntwo\n")
+
+    with pytest.raises(SettingRefused, match=r"few\.txt: expected at least 10 texts.* got 2"):
+        models.load("nomic", "openvino", "int8", calibration=few)
+
+
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_long_texts_take_a_path_of_their_own(models: Models, runtime: str) -> None:
     """Up to 2,048 tokens vectors are those of the model as it is; the path beyond is constant."""

@@ -38,6 +38,11 @@ def _pickle_in_a_module(path: Path) -> None:
     (path / "2_Dense" / "pytorch_model.bin").write_bytes(b"")
 
 
+def _pickle_beside_other_weights(path: Path) -> None:
+    _pickle_in_a_module(path)
+    (path / "2_Dense" / "other.safetensors").write_bytes(b"")
+
+
 def _module_of_its_own(path: Path) -> None:
     (path / "modules.json").write_text(json.dumps([module("", "Head", home="custom_code")]))
 
@@ -52,6 +57,9 @@ def _remote_code(path: Path) -> None:
     [
         pytest.param(_pickle_only, "only as a pickle", id="pickle-only"),
         pytest.param(_pickle_in_a_module, "2_Dense/pytorch_model.bin", id="pickle-in-a-module"),
+        pytest.param(
+            _pickle_beside_other_weights, "2_Dense/pytorch_model.bin", id="pickle-loaded-first"
+        ),
         pytest.param(_remote_code, "auto_map", id="code-of-its-own"),
         pytest.param(lambda path: (path / "config.json").unlink(), "config.json", id="no-config"),
         pytest.param(

@@ -1,5 +1,6 @@
 """The cache of prepared models: made once, whole or not at all, and found again."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from embedding_service.backend.models import find_model
+from embedding_service.backend.openvino import OpenVinoBackend
 from embedding_service.backend.order import Order, read_order
 from embedding_service.backend.preparation import prepared_model
 from embedding_service.errors import ModelRefused, SettingRefused
@@ -59,7 +61,7 @@ def test_what_is_there_is_not_made_again_even_if_the_cache_cannot_be_written(
     assert files_of(baked) == before
 
 
-@pytest.mark.parametrize("damaged", ["model.bin", "prepared.json"])
+@pytest.mark.parametrize("damaged", ["model.bin", "model.xml", "tokenizer.json", "prepared.json"])
 def test_a_damaged_model_is_made_again(
     nomic_folder: Path, cache: Path, tmp_path: Path, damaged: str
 ) -> None:
@@ -69,6 +71,19 @@ def test_a_damaged_model_is_made_again(
     (target / damaged).write_bytes(b"torn")
 
     assert prepared_model(order_of(nomic_folder), copy) == (target, expected)
+
+
+@pytest.mark.parametrize(("like_fp32", "precision"), [(True, "fp32"), (False, "bf16")])
+def test_bf16_shares_the_space_of_fp32_only_where_it_was_seen_to_keep_it(
+    nomic_folder: Path, cache: Path, like_fp32: bool, precision: str
+) -> None:
+    order = order_of(nomic_folder)
+    path, prepared = prepared_model(order, cache)
+    found = dataclasses.replace(prepared, precision="bf16", like_fp32=like_fp32)
+
+    backend = OpenVinoBackend(order.folder, path, found, threads=1, max_tokens=None)
+
+    assert (backend.precision, backend.space.precision) == ("bf16", precision)
 
 
 def test_a_cache_that_cannot_be_made_is_named(nomic_folder: Path, tmp_path: Path) -> None:

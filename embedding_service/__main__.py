@@ -76,7 +76,7 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     usual = {"batches": 60, "threads": 8, "seed": 0}
     meaning = {
-        "batches": "random batches, at least; one in twenty has a long text if the model takes any",
+        "batches": "random batches, at least; one in twenty has long texts if the model takes any",
         "threads": "callers at once",
         "seed": "decides the texts, and who asks for which",
     }

@@ -60,8 +60,8 @@ def check_contract(
     An engine of its own is started and stopped. Each of ``threads`` callers asks again and again
     for a few texts from one pool, in random order; batches form of whatever waits, filled with
     texts of any length, unlike those of the service. Where the model takes texts beyond
-    ``native_tokens``, one batch in twenty holds such. In the end all texts are asked for alone
-    once more.
+    ``native_tokens``, such are asked for once in twenty batches, two at a time, so that one is
+    padded to the other. In the end all texts are asked for alone once more.
 
     Args:
         backend: Nobody else may use it meanwhile.
@@ -80,8 +80,7 @@ def check_contract(
     """
     began = time.monotonic()
     stats = Stats()
-    # Padding costs nothing here, so that texts of all lengths meet.
-    mixing = replace(limits, native_tokens=backend.native_tokens, pass_tokens=2**40)
+    mixing = _mixing(limits, backend)
     engine = Engine(
         backend,
         limits=mixing,
@@ -99,7 +98,8 @@ def check_contract(
         composed = stats.snapshot(0)["batches"] - callers.alone
         found.append(callers.afterwards())
     finally:
-        engine.stop(_PATIENCE_S)
+        # A model that hangs has been given up by the watchdog; nothing is left to wait for.
+        engine.stop(_PATIENCE_S if engine.alive else 1)
     worst = Deviation()
     for one in found:
         worst = worst.worst(one)
@@ -115,6 +115,24 @@ def check_contract(
     )
 
 
+def _mixing(limits: BatchLimits, backend: Backend) -> BatchLimits:
+    """Return limits under which unlike texts meet: padding costs nothing, two long ones fit."""
+    mixing = replace(limits, native_tokens=backend.native_tokens, pass_tokens=2**40)
+    if backend.max_tokens <= backend.native_tokens:
+        return mixing
+    padded = max(limits.max_padded_tokens, 2 * _second_long(backend))
+    return replace(
+        mixing,
+        max_padded_tokens=padded,
+        max_attention=max(limits.max_attention, padded * _second_long(backend)),
+    )
+
+
+def _second_long(backend: Backend) -> int:
+    """Return the length of the second shortest of the long texts."""
+    return min(backend.native_tokens * 5 // 4, backend.max_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class _Pool:
     ordinary: list[TokenIds]
@@ -127,7 +145,7 @@ def _pool(backend: Backend, seed: int) -> _Pool:
     most = min(backend.native_tokens, _LONGEST_POOLED)
     lengths = [round(most ** (i / (_POOL - 1))) for i in range(_POOL)]
     native = backend.native_tokens
-    beyond = sorted({native + 1, native * 5 // 4, backend.max_tokens})
+    beyond = sorted({native + 1, _second_long(backend), backend.max_tokens})
     return _Pool(
         [_text(backend, plan, length) for length in lengths],
         [_text(backend, plan, n) for n in beyond if native < n <= backend.max_tokens],
@@ -154,7 +172,7 @@ class _Callers:
         self.alone = len(self._texts)
         """Batches that were made to learn what is expected."""
         self._wanted = batches
-        self._long_asked = 0
+        self._long_times = 0
         self._lock = threading.Lock()
 
     def ask_on(self, seed: int) -> Deviation:
@@ -164,19 +182,19 @@ class _Callers:
         while (done := self._engine.stats.snapshot(0)["batches"] - self.alone) < self._wanted:
             self._on_progress(done)
             chosen = plan.choices(range(self._n_ordinary), k=plan.randint(1, _MOST_TEXTS))
-            chosen += self._long(plan, done)
+            chosen += self._long(done)
             found = self._ask([self._texts[i] for i in chosen])
             worst = worst.worst(deviation(found, self._expected[chosen]))
         return worst
 
-    def _long(self, plan: random.Random, done: int) -> list[int]:
-        """Return the place of a long text if it is time for one, so many at most as were meant."""
+    def _long(self, done: int) -> list[int]:
+        """Return the places of two long texts if it is time for them: the shortest, and another."""
         long = range(self._n_ordinary, len(self._texts))
         with self._lock:
-            if not long or self._long_asked * _LONG_SHARE > done:
+            if not long or self._long_times * _LONG_SHARE > done:
                 return []
-            self._long_asked += 1
-        return [plan.choice(long)]
+            self._long_times += 1
+            return [long[self._long_times % len(long)], long[0]]
 
     def afterwards(self) -> Deviation:
         """Ask for every text alone once more."""
@@ -185,7 +203,7 @@ class _Callers:
     @property
     def long_texts(self) -> int:
         """How many long texts were asked for, alone before and after or among others."""
-        return self._long_asked + 2 * (len(self._texts) - self._n_ordinary)
+        return 2 * self._long_times + 2 * (len(self._texts) - self._n_ordinary)
 
     def _one_by_one(self) -> Vectors:
         return np.concatenate([self._ask([text]) for text in self._texts])

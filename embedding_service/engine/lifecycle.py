@@ -8,7 +8,7 @@ from typing import Literal
 
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.stats import Stats
-from embedding_service.errors import Draining, NotReady
+from embedding_service.errors import Draining, NotReady, StartupError
 
 _logger = logging.getLogger(__name__)
 
@@ -49,8 +49,10 @@ class Lifecycle:
             self._engine = engine
             engine.start()
             engine.wait_until_tested()
-        except BaseException as error:  # noqa: BLE001 - ends the process, which says why
-            # A failed self-test has been reported by the owner thread already.
+        except BaseException as error:
+            if self._engine is None and not isinstance(error, StartupError):
+                # What comes later is reported by the owner thread.
+                _logger.error("the model cannot be loaded", exc_info=error)
             self.broken(error)
             return
         with self._changed:

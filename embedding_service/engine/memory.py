@@ -112,8 +112,16 @@ class MemoryGuard:
         with self._lock:
             if self._seen and not self._passing:
                 self._look_around(self._measure()[0])
-            taken = self._idle + max(self.reserved_bytes, self._others)
-            return Footprint(self.limit_bytes - taken, self._seen, self._always)
+            return self._with(max(self.reserved_bytes, self._others))
+
+    @property
+    def at_best(self) -> Footprint:
+        """As ``footprint``, at a moment when others take no more than is set aside for them."""
+        with self._lock:
+            return self._with(self.reserved_bytes)
+
+    def _with(self, others: int) -> Footprint:
+        return Footprint(self.limit_bytes - self._idle - others, self._seen, self._always)
 
     def end_warm_up(self) -> None:
         """Let in what was seen so far, and whatever is smaller, from now on and always."""

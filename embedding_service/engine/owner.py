@@ -20,10 +20,12 @@ from embedding_service.errors import (
     EngineError,
     NotReady,
     StartupError,
-    TooLarge,
 )
 
 _logger = logging.getLogger(__name__)
+
+# One bad batch is its callers' misfortune; so many in a row may be the model's end.
+_DOUBTFUL_FAILURES = 5
 
 
 class Owner:
@@ -53,6 +55,7 @@ class Owner:
         self._thread = threading.Thread(target=self._own, name="model-owner", daemon=True)
         self._tested = threading.Event()
         self._computing: list[Ticket] = []
+        self._failed_in_a_row = 0
         self._dying = threading.Lock()
         self.death: BaseException | None = None
         """Why it ended, if not because the line was closed."""
@@ -97,6 +100,10 @@ class Owner:
                     self._computing = taken.batch
                     self._compute(taken.batch)
                     self._computing = []
+                if self._failed_in_a_row >= _DOUBTFUL_FAILURES:
+                    # What no batch survives any more, such as a lost device, ends the process.
+                    check_invariance(self._backend, self.passes.try_out)
+                    self._failed_in_a_row = 0
         except BaseException as error:  # noqa: BLE001 - handed to every waiting caller
             self._die(error)
 
@@ -144,6 +151,7 @@ class Owner:
         except Exception as error:  # noqa: BLE001 - handed to the callers of this batch
             self._fail(batch, error, self._clock() - began)
             return
+        self._failed_in_a_row = 0
         seconds = self._clock() - began
         lengths = [ticket.length for ticket in batch]
         padded = len(lengths) * max(lengths)
@@ -155,7 +163,8 @@ class Owner:
 
     def _fail(self, batch: list[Ticket], error: Exception, seconds: float) -> None:
         requests = self._charge(batch, seconds)
-        if not isinstance(error, TooLarge):
+        if not isinstance(error, EngineError):
+            self._failed_in_a_row += 1
             _logger.error(
                 "a batch of %d texts failed",
                 len(batch),

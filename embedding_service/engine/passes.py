@@ -7,10 +7,12 @@ import numpy as np
 from embedding_service.backend.base import Backend, TokenIds, Vectors
 from embedding_service.engine.memory import Footprint, MemoryGuard
 from embedding_service.engine.watchdog import Watchdog
-from embedding_service.errors import SettingRefused, TooLarge
+from embedding_service.errors import MemoryFull, SettingRefused, TooLarge
 
 # A probe must bring the next one this much further; else the memory is spent.
 _WORTH_A_PROBE = 1.02
+# Until bodies and answers that take memory now have come and gone.
+_MEMORY_RETRY_AFTER_S = 5
 
 
 class Passes:
@@ -30,9 +32,12 @@ class Passes:
 
     @property
     def longest_text(self) -> int:
-        """Longest text that is not known to need more memory than there is now."""
-        most, footprint = self._backend.max_tokens, self.footprint
-        if footprint is None or footprint.fits(np.array([1]), np.array([most]))[0]:
+        """Longest text that is not known to need more memory than there can be."""
+        most = self._backend.max_tokens
+        if self._memory is None:
+            return most
+        footprint = self._memory.at_best
+        if footprint.fits(np.array([1]), np.array([most]))[0]:
             return most
         reach = footprint.reach(most)
         # While passes can still reach further, nobody knows.
@@ -70,14 +75,22 @@ class Passes:
 
         Raises:
             TooLarge: A single text does not fit into memory.
+            MemoryFull: It does not now, beside what requests hold.
             Exception: Whatever the model raises, or ``ValueError`` for vectors that are none.
         """
         while self.probe(texts):
             pass
         reach = self._reach(texts)
         if reach < len(texts[0]):
-            raise too_large(f"a text of {len(texts[0])} tokens", reach)
+            raise self._refusal(len(texts[0]))
         return self.try_out(texts)
+
+    def _refusal(self, length: int) -> TooLarge | MemoryFull:
+        what = f"a text of {length} tokens"
+        if length > self.longest_text:
+            return too_large(what, self.longest_text)
+        message = f"{what} needs the memory that other requests hold now"
+        return MemoryFull(message, _MEMORY_RETRY_AFTER_S)
 
     def _reach(self, texts: Sequence[TokenIds]) -> int:
         """Return how much of the first text is known to fit; of several texts all is."""

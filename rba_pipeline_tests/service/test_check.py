@@ -38,7 +38,7 @@ def test_a_model_that_keeps_the_contract_passes() -> None:
     assert (report.worst_delta, report.texts > 100) == (0, True)
 
 
-def test_long_texts_are_in_it_and_share_no_batch_with_others() -> None:
+def test_long_texts_are_in_it_padded_to_each_other_and_to_no_others() -> None:
     backend = FakeBackend(max_tokens=96, native_tokens=64)
 
     report = check_contract(backend, LIMITS, batches=100, threads=4)
@@ -47,6 +47,7 @@ def test_long_texts_are_in_it_and_share_no_batch_with_others() -> None:
     assert len(long) > 2 * 3
     assert sum(map(len, long)) == report.long_texts
     assert all(min(batch) > 64 for batch in long)
+    assert any(min(batch) < max(batch) for batch in long)
 
 
 def test_a_model_that_breaks_it_in_some_batches_is_found_out() -> None:

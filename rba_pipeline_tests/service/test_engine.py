@@ -18,6 +18,7 @@ from embedding_service.errors import (
     DeadlinePassed,
     Draining,
     EngineError,
+    MemoryFull,
     NotReady,
     QueueFull,
     SettingRefused,
@@ -171,6 +172,35 @@ def test_a_failed_batch_fails_its_own_texts_and_the_next_one_runs(harness: Harne
         assert failure.value.__cause__ is cause
     assert later.result().shape == (1, 8)
     assert harness.stats.snapshot(0)["failed_batches"] == 1
+
+
+def test_a_model_that_fails_at_everything_ends_the_service(harness: Harness) -> None:
+    lost = RuntimeError("the device is lost")
+
+    def fail(batch: Sequence[TokenIds]) -> None:
+        raise lost
+
+    harness.on_batch = fail
+    for _ in range(5):
+        with pytest.raises(BackendFailed):
+            harness.submit("healthy").result()
+
+    assert harness.died.wait(WAIT_S)
+    assert harness.deaths == [lost]
+    assert not harness.engine.alive
+
+
+def test_any_number_of_poisoned_batches_leaves_a_healthy_model_in_service(
+    harness: Harness,
+) -> None:
+    harness.fail_on(POISON, ValueError("bad numbers"))
+
+    for _ in range(12):
+        with pytest.raises(BackendFailed):
+            harness.submit(POISON).result()
+
+    assert harness.submit("healthy").result().shape == (1, 8)
+    assert harness.engine.alive
 
 
 def test_the_rest_of_a_failed_request_is_not_computed(harness: Harness) -> None:
@@ -352,6 +382,8 @@ class Growing:
 
     def __init__(self) -> None:
         self.peak = 100 * 2**20
+        self.others = 0
+        """What requests hold beside the passes."""
         self.on_batch: Callable[[], None] = lambda: None
 
     def compute(self, batch: Sequence[TokenIds]) -> None:
@@ -359,11 +391,14 @@ class Growing:
         needed = len(batch) * max(map(len, batch)) * 2**20
         self.peak = max(self.peak, 100 * 2**20 + needed)
 
+    def measure(self) -> tuple[int, int]:
+        return self.peak + self.others, self.peak + self.others
+
 
 def growing_engine(limit_mib: int) -> tuple[Engine, FakeBackend, Growing]:
     process = Growing()
     backend = FakeBackend(max_tokens=2000, before_encode=process.compute)
-    memory = MemoryGuard(limit_mib * 2**20, lambda: (process.peak, process.peak))
+    memory = MemoryGuard(limit_mib * 2**20, process.measure)
     limits = BatchLimits(max_texts=4, max_padded_tokens=2000)
     engine = Engine(backend, limits=limits, max_queue_tokens=9000, stats=Stats(), memory=memory)
     engine.start()
@@ -382,6 +417,23 @@ def test_a_text_without_the_memory_for_it_is_refused_and_the_next_one_runs() -> 
     assert Waiter(engine, [long[: engine.longest_text]], "document", None).result().shape == (1, 8)
     assert process.peak <= 700 * 2**20
     assert engine.stats.snapshot(0)["failed_batches"] == 0
+    engine.stop(WAIT_S)
+
+
+def test_a_text_for_which_others_leave_no_memory_now_is_asked_to_come_again() -> None:
+    engine, backend, process = growing_engine(limit_mib=1000)
+    engine.wait_until_tested()
+    (text,) = backend.tokenise(["w " * 600], "raw")
+    expected = Waiter(engine, [text], "document", None).result()
+
+    process.others = 500 * 2**20
+    with pytest.raises(MemoryFull, match="needs the memory that other requests hold") as refusal:
+        Waiter(engine, [text], "document", None).result()
+    process.others = 0
+
+    assert refusal.value.retry_after_s >= 1
+    assert engine.longest_text >= len(text)
+    assert (Waiter(engine, [text], "document", None).result() == expected).all()
     engine.stop(WAIT_S)
 
 

@@ -54,11 +54,29 @@ class Connection(HttpToolsProtocol):
         # Writing counts as paused until the last byte is with the kernel: whoever sends an answer
         # then knows when it has been taken, and what it holds can be counted until then.
         transport.set_write_buffer_limits(high=0)
-        if len(self.connections) > self._limits.max_connections:
+        if len(self.connections) > self._limits.max_connections and not self._room_made():
             message = f"{self._limits.max_connections} connections are open already"
             self._refuse(503, "too_many_connections", message)
         else:
             self._await_head()
+
+    def _room_made(self) -> bool:
+        """Hang up on whoever has been silent for longest since an answer, if anyone is.
+
+        Else callers who only keep their connections would shut all others out.
+        """
+        silent = [
+            (one.timeout_keep_alive_task.when(), one.transport)
+            for one in self.connections
+            if isinstance(one, Connection)
+            and one.timeout_keep_alive_task is not None
+            and not one.transport.is_closing()
+        ]
+        if not silent:
+            return False
+        _, longest = min(silent, key=lambda found: found[0])
+        longest.close()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()

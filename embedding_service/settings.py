@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         description="Most padded tokens in one forward pass; by default 2048 on a CPU, else 65536.",
     )
     max_queue_tokens: int = Field(
-        default=524_288,
+        default=1_048_576,
         ge=1,
         le=2**28,
         description="Most tokens that wait at once; a request beyond that is refused with 429.",

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from embedding_service.settings import PREFIX, Settings
+
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
@@ -85,6 +87,14 @@ def test_only_the_web_interface_is_published_beyond_this_machine() -> None:
         "webserver": ["3000:3000"],
         "daemon": [],
     }
+
+
+def test_the_embedding_service_gets_every_setting_that_is_not_the_image_s_own() -> None:
+    own = {"EMBEDDING_HOST", "EMBEDDING_PORT", "EMBEDDING_CACHE_DIR"}
+
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+    assert known - own == set(SERVICES["embedding-service"]["environment"])
 
 
 def test_no_secret_has_a_default() -> None:

@@ -64,7 +64,7 @@ def info_body(backend: Backend, limits: Limits, version: str) -> bytes:
             "device": backend.device,
             "cores": backend.cores,
             "runtime": backend.runtime,
-            "precision": space.precision,
+            "precision": backend.precision,
             "dimensions": space.dimensions,
             "max_tokens": backend.max_tokens,
             "prompts": dataclasses.asdict(backend.prompts),

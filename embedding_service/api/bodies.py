@@ -37,7 +37,9 @@ class Uploads:
         """Wait for no body any more: nothing of it would be computed."""
         self.ended = True
         for timeout in self._timeouts:
-            timeout.reschedule(asyncio.get_running_loop().time())
+            # One that has just run out refuses to be moved; its task has yet to notice.
+            if not timeout.expired():
+                timeout.reschedule(asyncio.get_running_loop().time())
 
     @contextlib.asynccontextmanager
     async def at_most(self, seconds: float) -> AsyncIterator[None]:

@@ -61,8 +61,9 @@ class Embeddings:
         stats = self._lifecycle.stats
         stats.request_arrived()
         try:
-            with self._lifecycle.visit() as engine:
-                return await self._embed(request, engine)
+            # A service that stops waits until the answer has been taken.
+            engine = record_of(request.scope).until_sent.enter_context(self._lifecycle.visit())
+            return await self._embed(request, engine)
         except ClientDisconnect:
             return Response(status_code=_CALLER_LEFT)
         except EngineError as error:

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ class RequestRecord:
     path: str
     """As it was sent, still percent-encoded, at most 200 characters."""
     holding: Holding
+    until_sent: ExitStack = field(default_factory=ExitStack)
+    """Left when the answer has been sent, or cannot be."""
     began_at: float = field(default_factory=time.monotonic)
     status: int | None = None
     """None until an answer begins, and for a caller who left before."""

@@ -5,6 +5,7 @@ text included.
 """
 
 import logging
+import traceback
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,11 +42,15 @@ class RequestLog:
             await self._app(scope, receive, observed)
         except Exception as error:  # noqa: BLE001 - handed to the caller, without its text
             _logger.error(
-                "unforeseen %s", type(error).__name__, extra={"request_id": record.request_id}
+                "unforeseen %s\n%s",
+                type(error).__name__,
+                "".join(traceback.format_tb(error.__traceback__)),
+                extra={"request_id": record.request_id},
             )
             if record.status is None:
                 await internal_error()(scope, receive, observed)
         finally:
+            record.until_sent.close()
             record.holding.release()
             self._finish(record)
 

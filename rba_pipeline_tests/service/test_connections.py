@@ -128,10 +128,10 @@ def test_the_next_request_on_a_connection_has_its_time_as_well() -> None:
 def test_one_connection_too_many_is_told_to_come_back() -> None:
     async def scenario(server: Server) -> list[bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(HEAD + b"\r\n")
-        await reader.readuntil(b"served")
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+        await writer.drain()
         refused = await server.ask(HEAD + b"Connection: close\r\n\r\n")
-        writer.write(HEAD + b"\r\n")
+        writer.write(b"end")
         served = await reader.readuntil(b"served")
         writer.close()
         return [refused, served]
@@ -141,6 +141,28 @@ def test_one_connection_too_many_is_told_to_come_back() -> None:
     assert told(refused) == (503, "too_many_connections")
     assert b"retry-after: " in refused
     assert served.endswith(b"served")
+
+
+def test_whoever_has_been_silent_for_longest_makes_room_for_another() -> None:
+    async def answered(server: Server) -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HEAD + b"\r\n")
+        await reader.readuntil(b"served")
+        kept.append(writer)
+        return reader
+
+    async def scenario(server: Server) -> tuple[bytes, bytes, bool]:
+        first, second = await answered(server), await answered(server)
+        served = await server.ask(HEAD + b"Connection: close\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            rest = await first.read()
+        return served, rest, second.at_eof()
+
+    kept: list[asyncio.StreamWriter] = []
+    served, rest, second_ended = run(Server(max_connections=2), scenario)
+
+    assert served.startswith(b"HTTP/1.1 200")
+    assert (rest, second_ended) == (b"", False)
 
 
 def test_an_answer_before_the_end_of_the_body_is_readable_and_the_rest_is_not_awaited() -> None:

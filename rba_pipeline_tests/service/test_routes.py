@@ -308,7 +308,7 @@ def test_info_tells_space_prompts_and_limits(fake_service: ServiceProcess) -> No
         "max_tokens_per_text": 64,
         "max_batch_tokens": 2048,
         "server_batch_size": 32,
-        "max_queue_tokens": 524_288,
+        "max_queue_tokens": 1_048_576,
         "max_body_bytes": 65_536,
     }
 

@@ -37,7 +37,7 @@ help:
 	  'make up     database, embedding service, Dagster (web interface, daemon), until Ctrl-C' \
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
 	  'make test   every test                       ARGS="-k name" goes to pytest' \
-	  'make bench  a measurement                    BENCH=service, engine, memory, start, gpu, quality, soak' \
+	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, soak' \
 	  '            ARGS="--help"            says what it does and takes' \
 	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
 	  'Setting up: PYTHON=python3.11, TORCH_INDEX=URL of the index that torch is taken from'

@@ -10,7 +10,13 @@ import numpy as np
 
 from benchmarks.command_line import add_out, positive
 from benchmarks.passages import Passage, read_passages, read_queries
-from benchmarks.quality_report import LEAST_COSINE, MEAN_COSINE, Comparison, search_cells
+from benchmarks.quality_report import (
+    LEAST_COSINE,
+    MEAN_COSINE,
+    Comparison,
+    Extent,
+    search_cells,
+)
 from benchmarks.reports import exit_code, goals_table, progress, table, write_json
 from embedding_service.backend.base import Backend, InputType, Vectors
 from embedding_service.backends import load_backend
@@ -72,8 +78,8 @@ def compare(
     return Comparison(other.precision, same_space, least, mean, search)
 
 
-def measure(asked: argparse.Namespace) -> tuple[Quality | None, list[Comparison]]:
-    """Return the search in fp32, where there are queries, and each precision against it.
+def measure(asked: argparse.Namespace) -> tuple[Extent, list[Comparison]]:
+    """Return what fp32 was measured on, and each precision against it.
 
     Raises:
         StartupError: The model, or a precision, cannot be served here.
@@ -90,7 +96,8 @@ def measure(asked: argparse.Namespace) -> tuple[Quality | None, list[Comparison]
         found = _embedded(_backend(asked.model, precision), passages, items)
         search = ranked(found, passages, items) if items else None
         comparisons.append(compare(found, in_fp32, compared.tolist(), search))
-    return ranked(in_fp32, passages, items) if items else None, comparisons
+    search = ranked(in_fp32, passages, items) if items else None
+    return Extent(len(compared), len(items), search), comparisons
 
 
 def _backend(model: str, precision: str) -> Backend:
@@ -113,15 +120,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if every bound is reached, 1 if not, 2 if something cannot be served here."""
     asked = _parser().parse_args(arguments)
     try:
-        exact, comparisons = measure(asked)
+        extent, comparisons = measure(asked)
     except StartupError as error:
         progress(str(error))
         return 2
-    goals = [goal for comparison in comparisons for goal in comparison.goals(exact)]
+    exact = extent.search
+    goals = extent.goals()
+    goals += [goal for comparison in comparisons for goal in comparison.goals(exact)]
     rows = [["fp32", "1", "1", *search_cells(exact)], *(row.cells() for row in comparisons)]
     print(table(["", "least cosine", "mean cosine", "found at 10", "MRR"], rows))
     print(f"\n{goals_table(goals)}")
-    figures = {"model": asked.model, "fp32": exact, "comparisons": comparisons}
+    figures = {"model": asked.model, "extent": extent, "comparisons": comparisons}
     write_json(asked.out, "quality", figures, goals)
     progress(f"figures: {asked.out}")
     return exit_code(goals)

@@ -8,8 +8,27 @@ from rba_pipeline.core.vectors import Quality
 LEAST_COSINE = {"bf16": 0.9995}
 """Of any passage; at this, vectors of both may be compared."""
 MEAN_COSINE = {"int8": 0.995}
+_PASSAGES, _QUERIES = 1000, 70
 _MOST_FEWER_FOUND = 1
 _MOST_LOWER_MRR = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """On how much all precisions were compared; ``search`` is that of fp32."""
+
+    passages: int
+    queries: int
+    search: Quality | None
+
+    def goals(self) -> list[Goal]:
+        """Return what there must be, lest everything below be true of nothing."""
+        found = None if self.search is None else float(_found(self.search))
+        return [
+            Goal("passages compared by cosine", self.passages, _PASSAGES),
+            Goal("known-item queries", self.queries, _QUERIES),
+            Goal("fp32: found at 10", found, 1),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +54,10 @@ class Comparison:
             goals.append(Goal(f"{name}: least cosine", self.least_cosine, LEAST_COSINE[name]))
         if name in MEAN_COSINE:
             goals.append(Goal(f"{name}: mean cosine", self.mean_cosine, MEAN_COSINE[name]))
-        if self.search is None or exact is None:
-            return goals
-        fewer = _found(exact) - _found(self.search)
-        lower = exact.mean_reciprocal_rank - self.search.mean_reciprocal_rank
+        fewer = lower = None
+        if self.search is not None and exact is not None:
+            fewer = float(_found(exact) - _found(self.search))
+            lower = exact.mean_reciprocal_rank - self.search.mean_reciprocal_rank
         return [
             *goals,
             Goal(f"{name}: fewer found at 10", fewer, _MOST_FEWER_FOUND, at_most=True),

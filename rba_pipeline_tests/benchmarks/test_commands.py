@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engine, gpu, memory, service, start
+from benchmarks import engine, gpu, memory, operations, service, start
 from benchmarks.start import imports_s
 
 
@@ -40,7 +40,21 @@ def test_ours_and_the_reference_are_measured_in_turns(
     assert min(cell["peak_rss"] for cell in cells) > 0
 
 
-@pytest.mark.parametrize("module", [service, engine, memory, start, gpu])
+@pytest.mark.model
+def test_a_pass_is_profiled_by_kind_of_operation(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--model=minilm", "--precisions=fp32", "--rounds=1", "--texts=2", "--tokens=50"]
+
+    code = operations.main([*sizes, f"--cache={cache}", f"--out={cache / 'out.json'}"])
+
+    assert code == 0
+    slowest = capsys.readouterr().out.splitlines()[4].split()
+    assert slowest[0] == "FullyConnected"
+    assert float(slowest[3].replace(",", "")) > 0
+
+
+@pytest.mark.parametrize("module", [service, engine, operations, memory, start, gpu])
 def test_every_benchmark_says_what_it_does(
     module: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

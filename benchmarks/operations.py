@@ -1,0 +1,135 @@
+"""Where a pass of a model spends its time: OpenVINO's own count, by kind of operation.
+
+Says what bounds the loop of ``benchmarks.engine``: the multiplications with the model's weights
+(FullyConnected), attention (Subgraph, or ScaledDotProductAttention), or what lies between them.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import command_line
+from benchmarks.reports import progress, table, write_json
+from benchmarks.roofline import Shape
+from benchmarks.sides import Model
+
+_WEIGHTS = "FullyConnected"
+_ATTENTION = ("Subgraph", "ScaledDotProductAttention")
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Seconds of one pass by kind of operation; of each kind the least of all passes."""
+
+    model: str
+    precision: str
+    texts: int
+    tokens: int
+    """Of each text."""
+    seconds: Mapping[str, float]
+    weights_flops: int
+    attention_flops: int
+
+    def rows(self) -> list[list[str]]:
+        """Return kind, milliseconds, share of the pass and GFLOP/s, the slowest kind first."""
+        whole = sum(self.seconds.values())
+        ranked = sorted(self.seconds.items(), key=lambda item: -item[1])
+        return [
+            [kind, f"{s * 1e3:.1f}", f"{s / whole:.1%}", self._speed(kind, s)]
+            for kind, s in ranked
+            if s > 0
+        ]
+
+    def _speed(self, kind: str, seconds: float) -> str:
+        flops = self.weights_flops if kind == _WEIGHTS else self.attention_flops
+        known = kind == _WEIGHTS or kind in _ATTENTION
+        return f"{flops / seconds / 1e9:,.0f}" if known else "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print one table for each model and precision; return 0."""
+    asked = _parser().parse_args(arguments)
+    found = []
+    for model in command_line.models(asked):
+        for precision in asked.precisions:
+            found.append(profiled(model, precision, asked))
+            size = f"{asked.texts} x {asked.tokens} tokens"
+            print(f"{model.name} in {precision}, {size}\n")
+            print(table(["operation", "ms", "share", "GFLOP/s"], found[-1].rows()), end="\n\n")
+    write_json(asked.out, "operations", {"profiles": found}, goals=[])
+    progress(f"figures: {asked.out}")
+    return 0
+
+
+def profiled(model: Model, precision: str, asked: argparse.Namespace) -> Profile:
+    """Return the profile of one batch of ``asked.texts`` texts of ``asked.tokens`` tokens."""
+    from embedding_service.backend.models import find_model
+    from embedding_service.backend.openvino import OpenVinoBackend
+    from embedding_service.backend.order import Order
+    from embedding_service.backend.preparation import prepared_model
+    from embedding_service.cores import usable_cores
+
+    folder, threads = find_model(model.served_as, None), usable_cores()
+    order = Order(folder, precision, threads, None)  # type: ignore[arg-type]
+    path, prepared = prepared_model(order, (asked.cache / "prepared").resolve())
+    backend = OpenVinoBackend(folder, path, prepared, threads=threads, max_tokens=None)
+    (ids,) = backend.tokenise([model.texts(1)[0] * 8], "raw")
+    batch = [ids[: asked.tokens]] * asked.texts
+    shape = Shape.read(model.folder)
+    lengths = [len(text) for text in batch]
+    given = [array for array in backend.passed(batch) if array is not None]
+    return Profile(
+        model=model.name,
+        precision=precision,
+        texts=len(batch),
+        tokens=lengths[0],
+        seconds=_seconds(path, precision, threads, given, passes=asked.rounds),
+        weights_flops=shape.matrix_flops(sum(lengths)),
+        attention_flops=shape.attention_flops(lengths),
+    )
+
+
+def _seconds(
+    folder: Path, precision: str, threads: int, given: Sequence[object], *, passes: int
+) -> dict[str, float]:
+    import openvino
+
+    properties = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERF_COUNT": True,
+    }
+    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", properties)
+    request = compiled.create_infer_request()
+    # The first pass also prepares for the shape.
+    request.infer(list(given))
+    least: dict[str, float] = {}
+    for _ in range(passes):
+        request.infer(list(given))
+        spent: defaultdict[str, float] = defaultdict(float)
+        for operation in request.get_profiling_info():
+            spent[operation.node_type] += operation.real_time.total_seconds()
+        least = {kind: min(s, least.get(kind, s)) for kind, s in spent.items()}
+    return least
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser("operations", __doc__)
+    command_line.add_models(parser)
+    command_line.add_precisions(parser, "fp32,bf16,int8")
+    parser.add_argument(
+        "--texts", type=command_line.positive, default=3, metavar="N", help="of a pass; default 3"
+    )
+    parser.add_argument(
+        "--tokens", type=command_line.positive, default=600, metavar="N", help="default 600"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -60,8 +60,10 @@ def test_a_vector_depends_on_nothing_but_its_text(
         check=False,
     )
 
-    if checked.returncode == 2 and f"EMBEDDING_PRECISION={precision}" in checked.stderr:
-        pytest.skip(checked.stderr.splitlines()[-1])
+    if checked.returncode == 2:
+        # A processor without the instructions: nothing may be served in this precision here.
+        assert f"EMBEDDING_PRECISION={precision}: openvino on this cpu computes" in checked.stderr
+        return
     assert checked.returncode == 0, checked.stdout + checked.stderr
     found = {line[:14].rstrip(): line[14:] for line in checked.stdout.splitlines()}
     assert int(found["compositions"]) >= BATCHES

@@ -81,20 +81,19 @@ def profiled(model: Model, precision: str, asked: argparse.Namespace) -> Profile
     batch = [ids[: asked.tokens]] * asked.texts
     shape = Shape.read(model.folder)
     lengths = [len(text) for text in batch]
-    given = [array for array in backend.passed(batch) if array is not None]
     return Profile(
         model=model.name,
         precision=precision,
         texts=len(batch),
         tokens=lengths[0],
-        seconds=_seconds(path, precision, threads, given, passes=asked.rounds),
+        seconds=_seconds(path, precision, threads, backend.passed(batch), passes=asked.rounds),
         weights_flops=shape.matrix_flops(sum(lengths)),
         attention_flops=shape.attention_flops(lengths),
     )
 
 
 def _seconds(
-    folder: Path, precision: str, threads: int, given: Sequence[object], *, passes: int
+    folder: Path, precision: str, threads: int, given: Mapping[str, object], *, passes: int
 ) -> dict[str, float]:
     import openvino
 
@@ -107,10 +106,10 @@ def _seconds(
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", properties)
     request = compiled.create_infer_request()
     # The first pass also prepares for the shape.
-    request.infer(list(given))
+    request.infer(dict(given))
     least: dict[str, float] = {}
     for _ in range(passes):
-        request.infer(list(given))
+        request.infer(dict(given))
         spent: defaultdict[str, float] = defaultdict(float)
         for operation in request.get_profiling_info():
             spent[operation.node_type] += operation.real_time.total_seconds()

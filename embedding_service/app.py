@@ -30,11 +30,18 @@ from embedding_service.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
+# Only attention is padded: a seventh of a pass over texts of the usual lengths, and twice that at
+# the margin, because it grows with the square of the longest.
+_PADDING_COST = 0.3
 # On two cores a pass of more than about 2,048 padded tokens is slower per token, not faster; an
 # accelerator wants passes large enough to hide what each costs to launch.
-_CPU_BATCH = BatchLimits(max_texts=32, max_padded_tokens=2048)
+_CPU_BATCH = BatchLimits(max_texts=32, max_padded_tokens=2048, padding_cost=_PADDING_COST)
 _ACCELERATOR_BATCH = BatchLimits(
-    max_texts=256, max_padded_tokens=65_536, look_ahead=2048, pass_tokens=1024
+    max_texts=256,
+    max_padded_tokens=65_536,
+    look_ahead=2048,
+    pass_tokens=1024,
+    padding_cost=_PADDING_COST,
 )
 # Up to this length attention is the smaller part of the work; batches of longer texts hold fewer
 # padded tokens, in proportion.

@@ -134,7 +134,7 @@ def _counters(figures: Snapshot) -> Iterator[Metric]:
     for name, meaning, value in (
         ("texts", "Texts computed.", figures["texts"]),
         ("tokens", "Tokens computed, without padding.", figures["tokens"]),
-        ("padded_tokens", "Tokens computed, with padding.", figures["padded_tokens"]),
+        ("padded_tokens", "Tokens computed, with what fills a pass up.", figures["padded_tokens"]),
         ("batches", "Forward passes that succeeded.", figures["batches"]),
         ("failed_batches", "Forward passes that failed.", figures["failed_batches"]),
         ("dropped_texts", "Texts whose caller had left before.", figures["dropped_texts"]),

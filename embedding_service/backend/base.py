@@ -117,6 +117,9 @@ class Backend(Protocol):
     def shorten(self, ids: TokenIds) -> TokenIds:
         """Return at most ``max_tokens`` ids, the closing special tokens kept."""
 
+    def tokens_computed(self, lengths: Sequence[int]) -> int:
+        """Return how many tokens a pass over texts of ``lengths`` computes, filling included."""
+
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         """Return one unit vector per array of ids, in their order.
 

@@ -104,6 +104,9 @@ class FakeBackend:
             return ids
         return np.concatenate([ids[: self.max_tokens - 1], ids[-1:]])
 
+    def tokens_computed(self, lengths: Sequence[int]) -> int:
+        return len(lengths) * max(lengths)
+
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         if self._before_encode is not None:
             self._before_encode(batch)

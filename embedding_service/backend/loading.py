@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from embedding_service.backend import attention
 from embedding_service.backend.base import Matryoshka, Prompts
 from embedding_service.backend.description import Description
 from embedding_service.backend.models import ModelFolder
@@ -43,29 +44,48 @@ class Loaded:
 
 
 class Body(nn.Module):
-    """From padded ids to unit vectors, as one function that can be run or converted."""
+    """From the packed tokens of some texts to their unit vectors; can be run or converted."""
 
-    def __init__(self, model: SentenceTransformer, rotary: "GivenRotary | None") -> None:
+    def __init__(
+        self, model: SentenceTransformer, rotary: "GivenRotary | None", first_position: int
+    ) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(model)
-        # A plain attribute: it is a part of the first step already.
+        first, *others = model
+        transformer: Any = first.auto_model
+        attention.prepare(transformer)
+        self.transformer = transformer
+        self.others = nn.ModuleList(others)
+        self.first_position = first_position
+        # A plain attribute: it is a part of the transformer already.
         self.given = [rotary] if rotary else []
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, frequencies: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        cells: Tensor,
+        table: Tensor,
+        mask: Tensor,
+        frequencies: Tensor | None = None,
     ) -> Tensor:
         """Return float32 of shape ``(n, dimensions)``.
 
         Args:
-            input_ids: int64, shape ``(n, longest)``.
-            attention_mask: int64, the same shape, 1 on text and 0 on padding.
+            input_ids, positions, cells, table, mask: As ``packing.packed`` returns them.
             frequencies: float32, shape ``(head_dimensions / 2,)``, for a model that has rotary
                 positions only.
         """
         if frequencies is not None:
             self.given[0].frequencies[:] = [frequencies]
-        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        for step in self.steps:
+        layout = attention.Layout(cells, table, mask)
+        hidden = attention.hidden_states(
+            self.transformer, input_ids, positions + self.first_position, layout
+        )
+        features: dict[str, Any] = {
+            "token_embeddings": layout.rows(hidden),
+            "attention_mask": mask,
+        }
+        for step in self.others:
             features = step(features)
         return nn.functional.normalize(features["sentence_embedding"].float(), p=2, dim=-1)
 
@@ -108,7 +128,8 @@ def load(folder: ModelFolder, device: str) -> Loaded:
     tokenizer_json = whole_tokenizer(folder)
     _check_tokenizer(folder, tokenizer_json, model)
     given = _given_rotary(model) if rotary else None
-    return Loaded(Body(model, given).eval(), description, tokenizer_json)
+    body = Body(model, given, _first_position(model, config)).eval()
+    return Loaded(body, description, tokenizer_json)
 
 
 def whole_tokenizer(folder: ModelFolder) -> bytes:
@@ -164,13 +185,20 @@ def _matryoshka(folder: ModelFolder, config: dict[str, Any]) -> Matryoshka | Non
 
 def _native_tokens(model: SentenceTransformer, config: dict[str, Any]) -> int:
     positions = config.get("max_position_embeddings")
-    if positions and config["model_type"] in _POSITIONS_AFTER_PADDING:
-        inner: Any = model[0].auto_model
-        positions -= int(inner.embeddings.padding_idx) + 1
+    if positions:
+        positions -= _first_position(model, config)
     known = [model.max_seq_length, positions]
     if config["model_type"] == _NOMIC:
         known.append(_NOMIC_TRAINED_TOKENS)
     return min((int(n) for n in known if n), default=512)
+
+
+def _first_position(model: SentenceTransformer, config: dict[str, Any]) -> int:
+    """Return what the model calls the position of a text's first token."""
+    if config["model_type"] not in _POSITIONS_AFTER_PADDING:
+        return 0
+    inner: Any = model[0].auto_model
+    return int(inner.embeddings.padding_idx) + 1
 
 
 def _given_rotary(model: SentenceTransformer) -> GivenRotary:

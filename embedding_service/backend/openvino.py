@@ -1,7 +1,7 @@
 """The same model compiled by OpenVINO for this CPU, from a folder that was prepared before."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,13 @@ class Compiled:
     def __init__(self, graph: Path, precision: Precision, threads: int) -> None:
         core = openvino.Core()
         model = core.compile_model(graph, "CPU", _properties(precision, threads))
-        self._inputs = [found.any_name for found in model.inputs]
         self._request = model.create_infer_request()
 
-    def run(
-        self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        frequencies: NDArray[np.float32] | None,
-    ) -> Vectors:
-        """Return float32 of shape ``(n, dimensions)``; arguments as ``TextModel.passed`` has them.
+    def run(self, given: Mapping[str, NDArray[Any]]) -> Vectors:
+        """Return float32 of shape ``(n, dimensions)``; ``given`` as ``TextModel.passed`` has it.
 
         Not thread-safe.
         """
-        given = zip(self._inputs, (input_ids, attention_mask, frequencies), strict=False)
         result = self._request.infer(dict(given), share_inputs=True, share_outputs=True)
         # A copy: the next pass writes its result to the same place.
         vectors: Vectors = np.array(result[0], dtype=np.float32)
@@ -153,4 +146,4 @@ class OpenVinoBackend(TextModel):
         self._compiled = Compiled(prepared_in / _GRAPH, prepared.precision, threads)
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
-        return self._compiled.run(*self.passed(batch))
+        return self._compiled.run(self.passed(batch))

@@ -61,7 +61,7 @@ class SentenceTransformerBackend(TextModel):
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         arrays = self.passed(batch)
-        given = [None if a is None else torch.from_numpy(a).to(self.device) for a in arrays]
+        given = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
         with torch.inference_mode():
-            vectors: Vectors = self._body(*given).cpu().numpy()
+            vectors: Vectors = self._body(**given).cpu().numpy()
         return vectors

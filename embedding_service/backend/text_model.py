@@ -17,6 +17,7 @@ from embedding_service.backend.base import (
     TokenIds,
 )
 from embedding_service.backend.description import Description
+from embedding_service.backend.packing import packed, rounded
 from embedding_service.errors import ModelRefused
 
 
@@ -71,26 +72,24 @@ class TextModel:
         kept = self.max_tokens - self._closing
         return np.concatenate([ids[:kept], ids[len(ids) - self._closing :]])
 
-    def passed(
-        self, batch: Sequence[TokenIds]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None]:
-        """Return what one pass of the model over ``batch`` is given.
+    def tokens_computed(self, lengths: Sequence[int]) -> int:
+        return rounded(sum(lengths))
 
-        Returns:
-            Ids and attention mask, int64 of shape ``(n, longest)``, the mask 1 on text and 0 on
-            padding; and the rotary frequencies of the path that ``batch`` takes, float32, or None
-            for a model without.
+    def passed(
+        self, batch: Sequence[TokenIds], *, round_up: bool = True
+    ) -> dict[str, NDArray[np.int64] | NDArray[np.float32]]:
+        """Return what one pass of the model over ``batch`` is given, by name.
+
+        As ``packing.packed``; for a model with rotary positions also ``frequencies``, float32, of
+        the path that ``batch`` takes.
         """
-        longest = max(len(ids) for ids in batch)
-        input_ids = np.full((len(batch), longest), self._description.pad_id, dtype=np.int64)
-        mask = np.zeros((len(batch), longest), dtype=np.int64)
-        for row, ids in enumerate(batch):
-            input_ids[row, : len(ids)] = ids
-            mask[row, : len(ids)] = 1
-        rotary = self._description.rotary
-        if rotary is None:
-            return input_ids, mask, None
-        return input_ids, mask, rotary.frequencies(long=longest > self.native_tokens)
+        given: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
+            **packed(batch, self._description.pad_id, round_up=round_up)
+        }
+        if (rotary := self._description.rotary) is not None:
+            longest = max(len(ids) for ids in batch)
+            given["frequencies"] = rotary.frequencies(long=longest > self.native_tokens)
+        return given
 
     def _space(self, description: Description, weights: Weights) -> Space:
         return Space(

@@ -3,6 +3,8 @@
 Under attention, memory grows at most like texts x longest²; everything else grows like texts x
 longest. So a pass needs no more than r times what another took that had at least 1/r of its tokens
 and 1/r of its pairs of tokens. That is all that is assumed; each pass gives a bound on all others.
+Of a pass that was made only its texts' own tokens are counted, of one that is asked about also what
+pads them: whichever of its parts is padded, and whichever is not, the bound then holds.
 """
 
 import threading
@@ -129,8 +131,11 @@ class MemoryGuard:
             self._always = self._seen
 
     @contextmanager
-    def measured(self, texts: int, longest: int) -> Iterator[None]:
-        """Learn from the pass that is made inside; not from one that fails."""
+    def measured(self, texts: int, longest: int, *, tokens: int) -> Iterator[None]:
+        """Learn from the pass that is made inside; not from one that fails.
+
+        ``tokens`` are counted without padding: a pass of as many that is less padded needs less.
+        """
         with self._lock:
             before = self._measure()
             self._look_around(before[0])
@@ -145,7 +150,7 @@ class MemoryGuard:
                 # What a pass leaves behind is none of the others', even if it failed.
                 self._passing, self._left = False, resident
                 if learned:
-                    self._learn(texts * longest, texts * longest**2, before, peak)
+                    self._learn(tokens, texts * longest**2, before, peak)
 
     def _look_around(self, resident: int) -> None:
         """Growth since the last pass is that of others; it is theirs only until it shrinks."""

@@ -154,8 +154,8 @@ class Owner:
         self._failed_in_a_row = 0
         seconds = self._clock() - began
         lengths = [ticket.length for ticket in batch]
-        padded = len(lengths) * max(lengths)
-        self._stats.batch_done(BatchFigures(len(lengths), sum(lengths), padded, seconds))
+        computed = self._backend.tokens_computed(lengths)
+        self._stats.batch_done(BatchFigures(len(lengths), sum(lengths), computed, seconds))
         self._charge(batch, seconds)
         for ticket, vector in zip(batch, vectors, strict=True):
             if ticket.request.deliver(ticket.index, vector):

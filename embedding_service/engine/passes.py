@@ -101,12 +101,13 @@ class Passes:
 
     def try_out(self, texts: Sequence[TokenIds]) -> Vectors:
         """Run ``texts`` without asking whether they fit: how anything becomes known."""
-        longest = max(len(text) for text in texts)
+        lengths = [len(text) for text in texts]
+        longest = max(lengths)
         with self._watchdog.watching():
             if self._memory is None:
                 vectors = self._backend.encode(texts)
             else:
-                with self._memory.measured(len(texts), longest):
+                with self._memory.measured(len(texts), longest, tokens=sum(lengths)):
                     vectors = self._backend.encode(texts)
         self._longest_run = max(self._longest_run, longest)
         return self._checked(vectors, len(texts))

@@ -38,6 +38,7 @@ class BatchFigures:
     texts: int
     tokens: int
     padded_tokens: int
+    """With what a pass is filled up with."""
     seconds: float
 
 

@@ -20,7 +20,7 @@ class Process:
         """What an allocator has in store from before: growth below it does not show."""
 
     def run(self, guard: MemoryGuard, texts: int, longest: int) -> None:
-        with guard.measured(texts, longest):
+        with guard.measured(texts, longest, tokens=texts * longest):
             tokens = texts * longest
             needed = self._per_token * tokens + self._per_pair * tokens * longest
             self.take(IDLE + needed - self._hidden - self.resident)
@@ -94,7 +94,7 @@ def test_a_pass_that_took_more_than_was_promised_corrects_the_promise() -> None:
     guard = guarded(IDLE + 200 * MIB, process)
     assert fits(guard, 1, 300)
 
-    with guard.measured(1, 100):
+    with guard.measured(1, 100, tokens=100):
         process.take(150 * MIB)
 
     assert fits(guard, 1, 100)
@@ -151,7 +151,7 @@ def test_a_pass_that_fails_teaches_nothing() -> None:
 
 
 def _fail_large(process: Process, guard: MemoryGuard) -> None:
-    with guard.measured(1, 2000):
+    with guard.measured(1, 2000, tokens=2000):
         process.take(10**9)
         raise MemoryError
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -91,6 +92,18 @@ def test_short_texts_do_not_go_one_by_one() -> None:
     assert _padding_share(batches) < 0.10
 
 
+def test_where_padding_costs_little_passes_are_fuller() -> None:
+    padded = BatchLimits(max_texts=32, max_padded_tokens=2048)
+    packed = replace(padded, padding_cost=0.3)
+    lengths = _lognormal(median=85, sigma=0.35, longest=256)
+
+    fewer, more = (_closed_loop(lengths, 64, limits) for limits in (packed, padded))
+
+    assert len(fewer) < 0.8 * len(more)
+    # Attention grows with the square of the padding.
+    assert _padding_share(fewer) < 0.2
+
+
 def _lognormal(*, median: int, sigma: float, longest: int) -> list[int]:
     plan = random.Random(0)
     drawn = (plan.lognormvariate(math.log(median), sigma) for _ in range(600))
@@ -151,3 +164,5 @@ def test_taking_batch_after_batch_takes_every_text_once(lengths: list[int]) -> N
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         BatchLimits(max_texts=0, max_padded_tokens=1)
+    with pytest.raises(ValueError, match="padding_cost from 0 to 1"):
+        replace(LIMITS, padding_cost=1.5)

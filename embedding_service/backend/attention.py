@@ -1,0 +1,110 @@
+"""A transformer over texts that lie one behind the other: each of them attends to itself only."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+_NAME = "text_by_text"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tokens of a pass are; see ``packing.packed`` for what the tensors hold."""
+
+    cells: Tensor
+    table: Tensor
+    mask: Tensor
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return ``x``, shape ``(tokens, width)``, as a table: ``(n, longest, width)``."""
+        texts, longest = self.table.shape
+        return x.index_select(0, self.table.reshape(-1)).view(texts, longest, -1)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, bias: Tensor | None
+    ) -> Tensor:
+        """Return what each token takes from its own text: ``(1, tokens, heads, head_size)``.
+
+        Args:
+            query, key, value: Each of shape ``(1, heads, tokens, head_size)``.
+            scale: Of the products of queries and keys; None for ``1 / sqrt(head_size)``.
+            bias: Added to the products, of shape ``(1, heads, longest, longest)``; None for 0.
+        """
+        seen = self.mask.bool()[:, None, None, :]
+        mask = seen if bias is None else bias.masked_fill(~seen, -torch.inf)
+        query, key, value = self._by_head(query), self._by_head(key), self._by_head(value)
+        mixed = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scale
+        )
+        heads, head_size = query.shape[1], query.shape[3]
+        flat = mixed.transpose(1, 2).reshape(-1, heads * head_size)
+        return flat.index_select(0, self.cells).view(1, -1, heads, head_size)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        heads, head_size = x.shape[1], x.shape[3]
+        rows = self.rows(x.transpose(1, 2).reshape(-1, heads * head_size))
+        return rows.view(*self.table.shape, heads, head_size).transpose(1, 2)
+
+
+def prepare(model: PreTrainedModel) -> None:
+    """Have ``model`` attend text by text; to be done once, before ``hidden_states``."""
+    # MPNet's layers know no other attention than their own.
+    if model.config.model_type != "mpnet":
+        AttentionInterface.register(_NAME, _attend)
+        model.set_attn_implementation(_NAME)
+
+
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, positions: Tensor, layout: Layout
+) -> Tensor:
+    """Return the last layer's output, shape ``(tokens, width)``.
+
+    Args:
+        model: As prepared.
+        input_ids: int64, shape ``(tokens,)``.
+        positions: int64, shape ``(tokens,)``, counted as the model counts them.
+        layout: Of the same tokens.
+    """
+    if model.config.model_type == "mpnet":
+        return _mpnet(model, input_ids[None], positions[None], layout)[0]
+    # A mask of four dimensions is taken for finished, and so is not made into one; ``_attend`` is
+    # the only one who would look at it.
+    unused = layout.mask[:, None, None, :]
+    found = model(
+        input_ids=input_ids[None], position_ids=positions[None], attention_mask=unused,
+        layout=layout,
+    )  # fmt: skip
+    hidden: Tensor = found.last_hidden_state[0]
+    return hidden
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """As transformers calls it in place of its own; ``layout`` comes from ``hidden_states``."""
+    return layout.attend(query, key, value, scaling, None), None
+
+
+def _mpnet(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout) -> Tensor:
+    hidden: Tensor = model.embeddings(input_ids=input_ids, position_ids=position_ids)
+    # Of how far apart two tokens of a row are: it looks at the shape of what it is given, no more.
+    bias = model.encoder.compute_position_bias(layout.table[:1])
+    for layer in model.encoder.layer:
+        own, norm = layer.attention.attn, layer.attention.LayerNorm
+        shape = (1, -1, own.num_attention_heads, own.attention_head_size)
+        query, key, value = (f(hidden).view(shape).transpose(1, 2) for f in (own.q, own.k, own.v))
+        mixed = layout.attend(query, key, value, None, bias)
+        hidden = norm(own.o(mixed.flatten(2)) + hidden)
+        hidden = layer.output(layer.intermediate(hidden), hidden)
+    return hidden

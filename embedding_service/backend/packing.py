@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from embedding_service.backend.base import TokenIds
 
-# A runtime makes code for each size and keeps it: sizes are rounded up to so many per octave, which
-# adds 2 % on average and lets nearly every pass find its code made.
+# A runtime makes code for each size and keeps it; for a small model that takes as long as half of a
+# pass over four short texts. So sizes are rounded up: to 16 per octave, and no further than to the
+# next multiple of 32. Some 1 % is computed in vain, and nearly every pass finds its code made.
 _SIZES_PER_OCTAVE = 16
+_LARGEST_STEP = 32
 
 
 def rounded(tokens: int) -> int:
-    """Return the next size of a pass from ``tokens``, at least 1, upwards: at most 1/16 more."""
-    step = max(1, (1 << tokens.bit_length() - 1) // _SIZES_PER_OCTAVE)
+    """Return the least size of a pass that holds ``tokens`` ≥ 1: at most 1/16, or 31, more."""
+    octave = 1 << tokens.bit_length() - 1
+    step = min(max(1, octave // _SIZES_PER_OCTAVE), _LARGEST_STEP)
     return -(-tokens // step) * step
 
 

@@ -45,7 +45,7 @@ def test_without_rounding_nothing_is_filled_up(batch: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "expected"),
-    [(1, 1), (31, 31), (32, 32), (33, 34), (545, 576), (2047, 2048), (2048, 2048), (8192, 8192)],
+    [(1, 1), (31, 31), (32, 32), (33, 34), (545, 576), (1025, 1056), (2047, 2048), (8161, 8192)],
 )
 def test_sizes(tokens: int, expected: int) -> None:
     assert rounded(tokens) == expected
@@ -53,10 +53,10 @@ def test_sizes(tokens: int, expected: int) -> None:
 
 @given(st.integers(1, 100_000))
 def test_a_size_holds_the_tokens_and_is_hardly_larger(tokens: int) -> None:
-    assert tokens <= rounded(tokens) <= tokens * 17 / 16
+    assert tokens <= rounded(tokens) <= min(tokens * 17 / 16, tokens + 31)
     assert rounded(rounded(tokens)) == rounded(tokens)
 
 
 def test_few_sizes_serve_all_passes() -> None:
     """A pass whose size is new costs the making of its code."""
-    assert len({rounded(tokens) for tokens in range(1, 2049)}) <= 32 + 16 * 6
+    assert len({rounded(tokens) for tokens in range(1, 2049)}) <= 32 + 5 * 16 + 32

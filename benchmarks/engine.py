@@ -160,10 +160,12 @@ class _Turns:
         before = self._stats()
         load = send_all(self._server.url, self._texts, self._plan.setting)
         after = self._stats()
-        spent = {name: after[name] - before[name] for name in ("tokens", "padded_tokens", "busy_s")}
+        spent = {name: after[name] - before[name] for name in after}
+        needed = self._shape.flops(int(spent["tokens"]), int(spent["pairs"]))
+        done = self._shape.flops(int(spent["padded_tokens"]), int(spent["padded_pairs"]))
         return {
             "http_s": load.seconds,
-            "padding_share": 1 - spent["tokens"] / spent["padded_tokens"],
+            "padding_share": 1 - needed / done,
             "busy_share": spent["busy_s"] / load.seconds,
         }
 

@@ -16,8 +16,9 @@ _HEADINGS = (
 )  # fmt: skip
 _NOTE = (
     "loop/peak: two operations for each weight of a layer's matrices and token, and attention's\n"
-    "two products over each text's own length; padding is not counted. The peak is the faster of\n"
-    "torch and OpenVINO on each matrix of the model. Model busy: share of the HTTP load's seconds."
+    "two products over each text's own length. The peak is the faster of torch and OpenVINO on\n"
+    "each matrix of the model. Padding: share of the HTTP load's operations, so counted, that no\n"
+    "text needed. Model busy: share of the HTTP load's seconds."
 )
 
 

@@ -41,7 +41,11 @@ class Shape:
 
     def attention_flops(self, lengths: Sequence[int]) -> int:
         """Return the operations of attention's two products: each text with itself only."""
-        return 4 * self.layers * self.hidden * sum(length**2 for length in lengths)
+        return self.flops(0, sum(length**2 for length in lengths))
+
+    def flops(self, tokens: int, pairs: int) -> int:
+        """Return the operations of ``tokens`` with all weights and of ``pairs`` in attention."""
+        return self.matrix_flops(tokens) + 4 * self.layers * self.hidden * pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Round:
     loop_s: float
     http_s: float
     padding_share: float
+    """Of the operations of the HTTP load, those that no text needed."""
     busy_share: float
     """Of the HTTP load's seconds, those that the server's model was computing."""
     idle_cores: float

@@ -141,7 +141,7 @@ def _cell(side: str, setting: Setting, texts: Sequence[str], plan: Plan, number:
 
 
 def padding_counters(url: str, side: str) -> tuple[int, int] | None:
-    """Return how many tokens our server's model was given, without and with padding."""
+    """Return our server's tokens computed, without and with what fills passes up."""
     if side == REFERENCE:
         return None
     stats = requests.get(f"{url}/health", timeout=60).json()["stats"]

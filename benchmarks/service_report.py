@@ -89,7 +89,7 @@ class Report:
     def _table(self) -> str:
         headings = ["side", "setting", "texts/s", "tokens/s", "× reference", "p50 s", "peak MiB"]
         rows = [self._row(side, setting) for setting in self._settings() for side in self._sides()]
-        return table([*headings, "padding", "refusals"], rows)
+        return table([*headings, "filling", "refusals"], rows)
 
     def _row(self, side: str, setting: str) -> list[str]:
         cells, loads = self._whole(side, setting), self._loads(side, setting).values()

@@ -30,8 +30,8 @@ from embedding_service.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
-# Only attention is padded: a seventh of a pass over texts of the usual lengths, and twice that at
-# the margin, because it grows with the square of the longest.
+# Hardly more than attention is padded: a seventh of a pass over texts of the usual lengths, on two
+# cores, and twice that at the margin, because it grows with the square of the longest.
 _PADDING_COST = 0.3
 # On two cores a pass of more than about 2,048 padded tokens is slower per token, not faster; an
 # accelerator wants passes large enough to hide what each costs to launch.

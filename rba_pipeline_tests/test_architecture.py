@@ -63,6 +63,7 @@ HOMES: dict[str, set[str]] = {
     "torch": {
         "embedding_service.backend.sentence_transformer", "embedding_service.backend.loading",
         "embedding_service.backend.conversion", "embedding_service.backends",
+        "embedding_service.backend.attention",
     },
     "openvino": {"embedding_service.backend.openvino", "embedding_service.backend.conversion"},
     "nncf": {"embedding_service.backend.conversion"},

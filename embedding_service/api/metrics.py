@@ -133,8 +133,14 @@ def _of_engine(engine: Engine, version: str) -> Iterator[Metric]:
 def _counters(figures: Snapshot) -> Iterator[Metric]:
     for name, meaning, value in (
         ("texts", "Texts computed.", figures["texts"]),
-        ("tokens", "Tokens computed, without padding.", figures["tokens"]),
-        ("padded_tokens", "Tokens computed, with what fills a pass up.", figures["padded_tokens"]),
+        ("tokens", "Tokens of the texts computed.", figures["tokens"]),
+        ("padded_tokens", "Tokens computed, padding included.", figures["padded_tokens"]),
+        ("pairs", "Pairs of tokens of one text, in attention.", figures["pairs"]),
+        (
+            "padded_pairs",
+            "Pairs computed, padding included.",
+            figures["padded_pairs"],
+        ),
         ("batches", "Forward passes that succeeded.", figures["batches"]),
         ("failed_batches", "Forward passes that failed.", figures["failed_batches"]),
         ("dropped_texts", "Texts whose caller had left before.", figures["dropped_texts"]),
@@ -143,7 +149,7 @@ def _counters(figures: Snapshot) -> Iterator[Metric]:
         yield CounterMetricFamily(f"embedding_{name}", meaning, value=value)
     padded = figures["padded_tokens"]
     padding = 1 - figures["tokens"] / padded if padded else 0.0
-    yield _gauge("embedding_padding_ratio", "Share of padding in what was computed.", padding)
+    yield _gauge("embedding_padding_ratio", "Share of padding in the tokens computed.", padding)
     in_flight = figures["requests_in_flight"]
     yield _gauge("embedding_requests_in_flight", "Requests for embeddings inside.", in_flight)
 

@@ -23,18 +23,22 @@ class Layout:
         texts, longest = self.table.shape
         return x.index_select(0, self.table.reshape(-1)).view(texts, longest, -1)
 
+    @property
+    def seen(self) -> Tensor:
+        """Which cells of its row a text attends to; boolean, shape ``(n, 1, 1, longest)``."""
+        return self.mask.bool()[:, None, None, :]
+
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, bias: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None
     ) -> Tensor:
         """Return what each token takes from its own text: ``(1, tokens, heads, head_size)``.
 
         Args:
             query, key, value: Each of shape ``(1, heads, tokens, head_size)``.
-            scale: Of the products of queries and keys; None for ``1 / sqrt(head_size)``.
-            bias: Added to the products, of shape ``(1, heads, longest, longest)``; None for 0.
+            mask: ``seen``, or what is added to the products of queries and keys, -inf where there
+                is nothing to see; to be broadcast to ``(n, heads, longest, longest)``.
+            scale: Of those products; None for ``1 / sqrt(head_size)``.
         """
-        seen = self.mask.bool()[:, None, None, :]
-        mask = seen if bias is None else bias.masked_fill(~seen, -torch.inf)
         query, key, value = self._by_head(query), self._by_head(key), self._by_head(value)
         mixed = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scale
@@ -70,13 +74,7 @@ def hidden_states(
     """
     if model.config.model_type == "mpnet":
         return _mpnet(model, input_ids[None], positions[None], layout)[0]
-    # A mask of four dimensions is taken for finished, and so is not made into one; ``_attend`` is
-    # the only one who would look at it.
-    unused = layout.mask[:, None, None, :]
-    found = model(
-        input_ids=input_ids[None], position_ids=positions[None], attention_mask=unused,
-        layout=layout,
-    )  # fmt: skip
+    found = model(input_ids=input_ids[None], position_ids=positions[None], layout=layout)
     hidden: Tensor = found.last_hidden_state[0]
     return hidden
 
@@ -86,25 +84,26 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     *,
     layout: Layout,
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it in place of its own; ``layout`` comes from ``hidden_states``."""
-    return layout.attend(query, key, value, scaling, None), None
+    return layout.attend(query, key, value, layout.seen, scaling), None
 
 
 def _mpnet(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout) -> Tensor:
     hidden: Tensor = model.embeddings(input_ids=input_ids, position_ids=position_ids)
     # Of how far apart two tokens of a row are: it looks at the shape of what it is given, no more.
     bias = model.encoder.compute_position_bias(layout.table[:1])
+    mask = bias.masked_fill(~layout.seen, -torch.inf)
     for layer in model.encoder.layer:
         own, norm = layer.attention.attn, layer.attention.LayerNorm
         shape = (1, -1, own.num_attention_heads, own.attention_head_size)
         query, key, value = (f(hidden).view(shape).transpose(1, 2) for f in (own.q, own.k, own.v))
-        mixed = layout.attend(query, key, value, None, bias)
+        mixed = layout.attend(query, key, value, mask, None)
         hidden = norm(own.o(mixed.flatten(2)) + hidden)
         hidden = layer.output(layer.intermediate(hidden), hidden)
     return hidden

@@ -68,6 +68,16 @@ class Matryoshka:
     layer_norm_first: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What passes of a model compute."""
+
+    tokens: int
+    """Each goes through all of the model's matrices."""
+    pairs: int
+    """Of tokens, in attention."""
+
+
 class Backend(Protocol):
     """A loaded model. All but ``encode`` may be called from any thread, at any time."""
 
@@ -117,8 +127,8 @@ class Backend(Protocol):
     def shorten(self, ids: TokenIds) -> TokenIds:
         """Return at most ``max_tokens`` ids, the closing special tokens kept."""
 
-    def tokens_computed(self, lengths: Sequence[int]) -> int:
-        """Return how many tokens a pass over texts of ``lengths`` computes, filling included."""
+    def work(self, lengths: Sequence[int]) -> Work:
+        """Return what a pass over texts of ``lengths`` computes, padding and filling included."""
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         """Return one unit vector per array of ids, in their order.

@@ -16,6 +16,7 @@ from embedding_service.backend.base import (
     Space,
     TokenIds,
     Vectors,
+    Work,
 )
 
 _OPENING, _CLOSING, _FIRST_WORD = 1, 2, 3
@@ -104,8 +105,8 @@ class FakeBackend:
             return ids
         return np.concatenate([ids[: self.max_tokens - 1], ids[-1:]])
 
-    def tokens_computed(self, lengths: Sequence[int]) -> int:
-        return len(lengths) * max(lengths)
+    def work(self, lengths: Sequence[int]) -> Work:
+        return Work(len(lengths) * max(lengths), len(lengths) * max(lengths) ** 2)
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         if self._before_encode is not None:

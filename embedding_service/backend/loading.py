@@ -7,6 +7,14 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    Transformer,
+)
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -27,6 +35,7 @@ _NOMIC_TRAINED_TOKENS, _NOMIC_LONGEST_TOKENS, _NOMIC_SCALING = 2048, 8192, 2.0
 _NOMIC_DIMENSIONS = (64, 128, 256, 512, 768)
 # Their first position is the one after the padding token's id: so many of the table are not used.
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "mpnet")
+_KNOWN_STEPS = (Pooling, Dense, LayerNorm, Normalize, Dropout)
 _PROBES = (
     "The cash rate target was left unchanged at 4.35 per cent.",
     "naïve  Ökonomie — 通貨",
@@ -113,6 +122,7 @@ def load(folder: ModelFolder, device: str) -> Loaded:
         ModelRefused: The folder holds no model that we can serve faithfully.
     """
     model = _sentence_transformer(folder, device)
+    _check_steps(model)
     config = folder.json("config.json")
     rotary = _rotary(model) if config["model_type"] == _NOMIC else None
     description = Description(
@@ -154,6 +164,20 @@ def _sentence_transformer(folder: ModelFolder, device: str) -> SentenceTransform
     except Exception as error:
         raise ModelRefused(f"{folder.path}: cannot be loaded: {error}") from error
     return model.eval()
+
+
+def _check_steps(model: SentenceTransformer) -> None:
+    """Refuse what ``Body`` would not compute as sentence-transformers does."""
+    first, *others = model
+    taken = first.modality_config.get("text", {}) if isinstance(first, Transformer) else {}
+    if taken.get("method_output_name") not in ("last_hidden_state", ["last_hidden_state"]):
+        raise ModelRefused("the model's first module is no transformer that gives its last layer")
+    for module in others:
+        if not isinstance(module, _KNOWN_STEPS):
+            known = ", ".join(step.__name__ for step in _KNOWN_STEPS)
+            raise ModelRefused(
+                f"the model has a module {type(module).__name__}; served are only {known}"
+            )
 
 
 def _pooling(model: SentenceTransformer) -> str:

@@ -1,7 +1,7 @@
 """Pure: the tokens of a batch one behind the other, and the place of each in a table of its texts.
 
 All of a model but attention looks at one token at a time, so a pass over texts of any lengths needs
-no padding there. Only for attention do they stand in the table, one row per text.
+no padding there. For attention and for pooling they stand in the table, one row per text.
 """
 
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ from embedding_service.backend.base import (
     Prompts,
     Space,
     TokenIds,
+    Work,
 )
 from embedding_service.backend.description import Description
 from embedding_service.backend.packing import packed, rounded
@@ -72,8 +73,8 @@ class TextModel:
         kept = self.max_tokens - self._closing
         return np.concatenate([ids[:kept], ids[len(ids) - self._closing :]])
 
-    def tokens_computed(self, lengths: Sequence[int]) -> int:
-        return rounded(sum(lengths))
+    def work(self, lengths: Sequence[int]) -> Work:
+        return Work(rounded(sum(lengths)), len(lengths) * rounded(max(lengths)) ** 2)
 
     def passed(
         self, batch: Sequence[TokenIds], *, round_up: bool = True

@@ -21,6 +21,9 @@ _FARTHEST = 16
 # No pass is believed to take less: 12 layers of 768 were seen to take some 100 KB per token, and
 # growth below the size of an allocator's pool is not seen at all.
 _LEAST_BYTES_PER_TOKEN = 65_536
+# A pass is filled up to a size at most a sixteenth above its own, and so is its table of texts, in
+# both directions for attention: one that is hardly larger than another may take so much more.
+_FILLED_UP = (1 + 1 / 16) ** 2
 # A pass is worth remembering if it is larger than the others by so much.
 _LARGER = 1.1
 
@@ -150,7 +153,7 @@ class MemoryGuard:
                 # What a pass leaves behind is none of the others', even if it failed.
                 self._passing, self._left = False, resident
                 if learned:
-                    self._learn(tokens, texts * longest**2, before, peak)
+                    self._learn(tokens, texts * longest, texts * longest**2, before, peak)
 
     def _look_around(self, resident: int) -> None:
         """Growth since the last pass is that of others; it is theirs only until it shrinks."""
@@ -158,7 +161,9 @@ class MemoryGuard:
             self._others = max(0, self._others + resident - self._left)
         self._left = resident
 
-    def _learn(self, tokens: int, pairs: int, before: tuple[int, int], peak: int) -> None:
+    def _learn(
+        self, tokens: int, padded: int, pairs: int, before: tuple[int, int], peak: int
+    ) -> None:
         # The first pass of all also builds what later ones use again.
         if not self._seen:
             self._idle = peak
@@ -166,10 +171,11 @@ class MemoryGuard:
         taken = peak - self._idle - self._others
         if rose and self._seen:
             taken = max(taken, peak - before[0])
-        new = Seen(tokens, pairs, max(taken, tokens * _LEAST_BYTES_PER_TOKEN))
+        needed = max(_FILLED_UP * taken, tokens * _LEAST_BYTES_PER_TOKEN)
+        new, promised = Seen(tokens, pairs, needed), Seen(padded, pairs, needed)
         # If the peak is that of an earlier moment, this pass took no more than that, and perhaps
         # far less: a bound like any other, but no proof against those there are.
-        believed = [_not_below(old, new) if rose else old for old in self._seen]
+        believed = [_not_below(old, promised) if rose else old for old in self._seen]
         if not any(old.covers(new) for old in believed):
             believed = [old for old in believed if not new.covers(old)] + [new]
         self._seen = tuple(believed)

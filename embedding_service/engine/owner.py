@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from embedding_service.backend.base import Backend
+from embedding_service.backend.base import Backend, Work
 from embedding_service.engine.memory import MemoryGuard
 from embedding_service.engine.passes import Passes
 from embedding_service.engine.policy import BatchLimits
@@ -115,7 +115,7 @@ class Owner:
         tokens = check_invariance(self._backend, self.passes.try_out)
         seconds = self._clock() - began
         self.passes.end_warm_up()
-        self._stats.measured(BatchFigures(0, tokens, tokens, seconds))
+        self._stats.measured(tokens, seconds)
 
     def _hang(self) -> None:
         self._die(
@@ -154,8 +154,9 @@ class Owner:
         self._failed_in_a_row = 0
         seconds = self._clock() - began
         lengths = [ticket.length for ticket in batch]
-        computed = self._backend.tokens_computed(lengths)
-        self._stats.batch_done(BatchFigures(len(lengths), sum(lengths), computed, seconds))
+        needed = Work(sum(lengths), sum(length**2 for length in lengths))
+        done = self._backend.work(lengths)
+        self._stats.batch_done(BatchFigures(len(lengths), needed, done, seconds))
         self._charge(batch, seconds)
         for ticket, vector in zip(batch, vectors, strict=True):
             if ticket.request.deliver(ticket.index, vector):

@@ -46,7 +46,7 @@ def check_invariance(backend: Backend, encode: Encode | None = None) -> int:
     # One is enough to see what the passes before have left behind.
     after = encode(ids[-1:])
     _check(after, "afterwards", alone[-1:], backend)
-    return sum(map(len, ids)) + (len(ids) + 1) * len(neighbour) + len(ids[-1])
+    return 2 * sum(map(len, ids)) + len(neighbour) + len(ids[-1])
 
 
 def _neighbour(backend: Backend) -> TokenIds:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict
 
+from embedding_service.backend.base import Work
 from embedding_service.engine.histograms import Histogram, HistogramSnapshot
 
 # Weight of the past after each batch: the measured rate follows about the last ten batches.
@@ -13,12 +14,17 @@ _MEMORY = 0.9
 
 
 class Snapshot(TypedDict):
-    """All figures, read at one moment. Seconds are wall time since the process began to serve."""
+    """All figures, read at one moment. Seconds are wall time since the process began to serve.
+
+    Pairs are of tokens, in attention; ``padded`` is how many were computed, with those of no text.
+    """
 
     requests: int
     texts: int
     tokens: int
     padded_tokens: int
+    pairs: int
+    padded_pairs: int
     batches: int
     busy_s: float
     failed_batches: int
@@ -36,9 +42,9 @@ class BatchFigures:
     """What one call of the model was given, and how long it took."""
 
     texts: int
-    tokens: int
-    padded_tokens: int
-    """With what a pass is filled up with."""
+    needed: Work
+    done: Work
+    """The same with padding and filling."""
     seconds: float
 
 
@@ -54,6 +60,8 @@ class Stats:
             texts=0,
             tokens=0,
             padded_tokens=0,
+            pairs=0,
+            padded_pairs=0,
             batches=0,
             busy_s=0.0,
             failed_batches=0,
@@ -106,27 +114,29 @@ class Stats:
             figures = self._figures
             figures["batches"] += 1
             figures["texts"] += batch.texts
-            figures["tokens"] += batch.tokens
-            figures["padded_tokens"] += batch.padded_tokens
+            figures["tokens"] += batch.needed.tokens
+            figures["padded_tokens"] += batch.done.tokens
+            figures["pairs"] += batch.needed.pairs
+            figures["padded_pairs"] += batch.done.pairs
             figures["busy_s"] += batch.seconds
             self._histograms["batch_texts"].add(batch.texts)
-            self._histograms["batch_padded_tokens"].add(batch.padded_tokens)
+            self._histograms["batch_padded_tokens"].add(batch.done.tokens)
             self._histograms["batch_seconds"].add(batch.seconds)
-            self._remember(batch)
+            self._remember(batch.needed.tokens, batch.seconds)
 
     def batch_failed(self, seconds: float) -> None:
         with self._lock:
             self._figures["failed_batches"] += 1
             self._figures["busy_s"] += seconds
 
-    def measured(self, batch: BatchFigures) -> None:
+    def measured(self, tokens: int, seconds: float) -> None:
         """Learn the model's speed from work that nobody asked for, such as the warm-up."""
         with self._lock:
-            self._remember(batch)
+            self._remember(tokens, seconds)
 
-    def _remember(self, batch: BatchFigures) -> None:
-        self._recent_tokens = self._recent_tokens * _MEMORY + batch.tokens
-        self._recent_s = self._recent_s * _MEMORY + batch.seconds
+    def _remember(self, tokens: int, seconds: float) -> None:
+        self._recent_tokens = self._recent_tokens * _MEMORY + tokens
+        self._recent_s = self._recent_s * _MEMORY + seconds
 
     def tokens_per_second(self) -> float:
         """Return the model's recent speed, 0 before the first batch."""

@@ -1,6 +1,7 @@
 """Both runtimes and every precision of this machine against sentence-transformers itself."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from embedding_service.app import load_backend
 from embedding_service.backend.base import Backend
 from embedding_service.backend.models import find_model
+from embedding_service.backend.packing import rounded
 from embedding_service.engine.self_test import check_invariance
 from embedding_service.errors import ModelRefused, SettingRefused
 from embedding_service.settings import Settings, read_settings
@@ -252,19 +254,71 @@ def test_a_file_that_is_no_model_is_refused(
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
-def test_every_type_that_is_let_in_keeps_the_invariance_contract(
+def test_every_type_that_is_let_in_has_the_librarys_vectors_whatever_the_batch(
     models: Models, tmp_path: Path, model_type: str, runtime: str
 ) -> None:
     make_model(model_type, tmp_path)
-    if runtime == "openvino":
-        backend = converted_here(tmp_path)
-    else:
-        backend = models.load(str(tmp_path), runtime)
+    backend = loaded(models, tmp_path, runtime)
     longest = np.resize(backend.tokenise(["the cash rate"], "raw")[0], backend.max_tokens)
 
     check_invariance(backend)
 
     assert np.isfinite(backend.encode([longest])).all()
+    found = backend.encode(backend.tokenise(TEXTS, "raw"))
+    assert np.abs(found - by_the_library(tmp_path, "")).max() <= 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken", "weightedmean"])
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_every_pooling_has_the_librarys_vectors(
+    models: Models, tmp_path: Path, pooling: str, runtime: str
+) -> None:
+    make_model("bert", tmp_path, pooling=pooling)
+    backend = loaded(models, tmp_path, runtime)
+
+    found = backend.encode(backend.tokenise(TEXTS, "raw"))
+
+    assert np.abs(found - by_the_library(tmp_path, "")).max() <= 1e-5
+
+
+def test_a_step_that_we_would_not_compute_as_the_library_does_is_refused(
+    models: Models, tmp_path: Path
+) -> None:
+    from sentence_transformers.sentence_transformer.modules import WordWeights
+
+    make_model("bert", tmp_path, last=WordWeights([], {}))
+
+    with pytest.raises(ModelRefused, match="module WordWeights; served are only Pooling, Dense"):
+        models.load(str(tmp_path), "torch")
+
+
+def test_another_layer_than_the_last_is_refused(models: Models, tmp_path: Path) -> None:
+    make_model("bert", tmp_path)
+    path = next(tmp_path.glob("**/sentence_bert_config.json"))
+    config = json.loads(path.read_text())
+    config["modality_config"]["text"]["method_output_name"] = ["hidden_states", -2]
+    path.write_text(json.dumps(config))
+
+    with pytest.raises(ModelRefused, match="no transformer that gives its last layer"):
+        models.load(str(tmp_path), "torch")
+
+
+def test_a_pass_computes_what_is_said_of_it(models: Models) -> None:
+    backend = models.load("all-MiniLM-L6-v2", "torch")
+    ids = backend.tokenise(TEXTS, "raw")
+
+    given = backend.passed(ids)  # type: ignore[attr-defined]
+
+    lengths = [len(text) for text in ids]
+    work = backend.work(lengths)
+    assert len(given["input_ids"]) == work.tokens == rounded(sum(lengths)) > sum(lengths)
+    texts, longest = given["table"].shape
+    assert texts * longest**2 == work.pairs
+    assert longest == rounded(max(lengths))
+
+
+def loaded(models: Models, folder: Path, runtime: str) -> Backend:
+    return converted_here(folder) if runtime == "openvino" else models.load(str(folder), runtime)
 
 
 def converted_here(folder: Path) -> Backend:
@@ -281,7 +335,9 @@ def converted_here(folder: Path) -> Backend:
     return OpenVinoBackend(found, out, prepared, threads=2, max_tokens=None)
 
 
-def make_model(model_type: str, out: Path) -> None:
+def make_model(
+    model_type: str, out: Path, *, pooling: str = "mean", last: Any | None = None
+) -> None:
     """Write a tiny model of ``model_type`` with random weights, in the library's layout."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -294,14 +350,17 @@ def make_model(model_type: str, out: Path) -> None:
     config = CONFIG_MAPPING[model_type](
         **(sizes if model_type != "distilbert" else {"dim": 64, "n_layers": 2, "n_heads": 2}),
         vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
+        # Where it is not 0, a model that counts positions from it begins elsewhere.
+        pad_token_id=1 if "roberta" in model_type else tokenizer.pad_token_id,
         max_position_embeddings=128,
     )
     tokenizer.model_max_length = 512
     bare = out / "bare"
     AutoModel.from_config(config).save_pretrained(bare)
     tokenizer.save_pretrained(bare)
-    steps = [Transformer(str(bare), max_seq_length=512), Pooling(64, pooling_mode="mean")]
+    steps = [Transformer(str(bare), max_seq_length=512), Pooling(64, pooling_mode=pooling)]
+    if last is not None:
+        steps.append(last)
     SentenceTransformer(modules=steps, device="cpu").save(str(out), create_model_card=False)
     for path in bare.iterdir():
         path.unlink()

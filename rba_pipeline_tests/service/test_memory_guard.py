@@ -172,3 +172,25 @@ def test_a_bound_grows_with_the_square_of_the_length_only_for_longer_texts() -> 
     assert known.fits(np.array([4]), np.array([1000])).tolist() == [True]
     assert known.fits(np.array([5]), np.array([1000])).tolist() == [False]
     assert known.reach(10_000) == 2000
+
+
+def test_a_pass_that_was_hardly_padded_is_not_judged_by_one_that_was_padded_a_lot() -> None:
+    """Only some parts of a pass are padded; the others grow with the texts' own tokens."""
+    process = Process(per_token=1_000_000)
+    guard = guarded(IDLE + 1000 * MIB, process)
+    # Eight texts in a table of 8 x 128, seven of them of 8 tokens.
+    with guard.measured(8, 128, tokens=184):
+        process.take(IDLE + 184 * 1_000_000 - process.resident)
+
+    # Full, the same table takes 1,024 MB.
+    assert not fits(guard, 8, 128)
+    assert fits(guard, 5, 128)
+
+
+def test_a_pass_a_little_larger_may_be_filled_up_to_the_next_size() -> None:
+    process = Process(per_token=100_000, per_pair=1_000)
+    guard = guarded(10**12, process)
+    process.run(guard, 1, 512)
+    needed = guard.least_bytes - guard.idle_bytes
+
+    assert needed >= 100_000 * 544 + 1_000 * 544**2

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedding_service.app import batch_limits
+from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.memory import Footprint, Seen
 from embedding_service.engine.policy import BatchLimits, next_batch
+from embedding_service.settings import read_settings
 
 LIMITS = BatchLimits(max_texts=4, max_padded_tokens=1000, look_ahead=8)
 
@@ -94,7 +97,7 @@ def test_short_texts_do_not_go_one_by_one() -> None:
 
 def test_where_padding_costs_little_passes_are_fuller() -> None:
     padded = BatchLimits(max_texts=32, max_padded_tokens=2048)
-    packed = replace(padded, padding_cost=0.3)
+    packed = batch_limits(read_settings(), FakeBackend(max_tokens=2048))
     lengths = _lognormal(median=85, sigma=0.35, longest=256)
 
     fewer, more = (_closed_loop(lengths, 64, limits) for limits in (packed, padded))

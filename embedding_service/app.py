@@ -46,6 +46,9 @@ _ACCELERATOR_BATCH = BatchLimits(
 # Up to this length attention is the smaller part of the work; batches of longer texts hold fewer
 # padded tokens, in proportion.
 _ATTENTION_LENGTH = 2048
+# Parsing and tokenising take memory beside a body's own, and cores from the model: not more than
+# half of them, so that a pass does not take twice as long whenever a bulk load arrives.
+_MOST_LONG_THREADS = 8
 
 
 def create_app(
@@ -102,7 +105,11 @@ def _routes(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, uploads:
     return Routes(
         lifecycle,
         embeddings=Embeddings(
-            lifecycle, limits=limits, body_seconds=settings.body_seconds, uploads=uploads
+            lifecycle,
+            limits=limits,
+            body_seconds=settings.body_seconds,
+            uploads=uploads,
+            long_threads=max(1, min(settings.threads // 2, _MOST_LONG_THREADS)),
         ),
         metrics=metrics,
         limits=limits,

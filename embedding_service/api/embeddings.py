@@ -31,9 +31,8 @@ from embedding_service.errors import BackendFailed, EngineError, QueueFull
 
 _CALLER_LEFT = 499  # nginx's: nobody reads it, but it is told apart in a log
 
-# Parsing and tokenising take memory beside the body's own, so only so many bodies are at it; short
-# ones have threads of their own, because a search must not wait for a bulk load to be tokenised.
-_THREADS = 2
+# A search must not wait for a bulk load to be tokenised.
+_SHORT_THREADS = 2
 _PIECE_BYTES = 262_144
 _ID_BYTES = 4
 
@@ -48,13 +47,15 @@ class Embeddings:
         limits: Callable[[Backend], Limits],
         body_seconds: float,
         uploads: Uploads,
+        long_threads: int,
     ) -> None:
+        """``long_threads`` is how many bodies beyond a search's are parsed and tokenised at once."""
         self._lifecycle = lifecycle
         self._limits = limits
         self._body_seconds = body_seconds
         self._uploads = uploads
-        self._short = ThreadPoolExecutor(_THREADS, "short-requests")
-        self._long = ThreadPoolExecutor(_THREADS, "long-requests")
+        self._short = ThreadPoolExecutor(_SHORT_THREADS, "short-requests")
+        self._long = ThreadPoolExecutor(long_threads, "long-requests")
 
     async def answer(self, request: Request) -> Response:
         """One unit vector per text, in the order of ``input``."""

@@ -49,7 +49,7 @@ class Embeddings:
         uploads: Uploads,
         long_threads: int,
     ) -> None:
-        """``long_threads`` is how many bodies beyond a search's are parsed and tokenised at once."""
+        """``long_threads`` is how many bodies beyond a search's are tokenised at once."""
         self._lifecycle = lifecycle
         self._limits = limits
         self._body_seconds = body_seconds

@@ -136,11 +136,7 @@ def _counters(figures: Snapshot) -> Iterator[Metric]:
         ("tokens", "Tokens of the texts computed.", figures["tokens"]),
         ("padded_tokens", "Tokens computed, padding included.", figures["padded_tokens"]),
         ("pairs", "Pairs of tokens of one text, in attention.", figures["pairs"]),
-        (
-            "padded_pairs",
-            "Pairs computed, padding included.",
-            figures["padded_pairs"],
-        ),
+        ("padded_pairs", "Pairs computed, padding included.", figures["padded_pairs"]),
         ("batches", "Forward passes that succeeded.", figures["batches"]),
         ("failed_batches", "Forward passes that failed.", figures["failed_batches"]),
         ("dropped_texts", "Texts whose caller had left before.", figures["dropped_texts"]),

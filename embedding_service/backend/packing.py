@@ -13,7 +13,7 @@ from embedding_service.backend.base import TokenIds
 
 # A runtime makes code for each size and keeps it; for a small model that takes as long as half of a
 # pass over four short texts. So sizes are rounded up: to 16 per octave, and no further than to the
-# next multiple of 32. Some 1 % is computed in vain, and nearly every pass finds its code made.
+# next multiple of 32. 1 to 2 % is computed in vain, and far more passes find their code made.
 _SIZES_PER_OCTAVE = 16
 _LARGEST_STEP = 32
 

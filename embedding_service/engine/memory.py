@@ -21,8 +21,8 @@ _FARTHEST = 16
 # No pass is believed to take less: 12 layers of 768 were seen to take some 100 KB per token, and
 # growth below the size of an allocator's pool is not seen at all.
 _LEAST_BYTES_PER_TOKEN = 65_536
-# A pass is filled up to a size at most a sixteenth above its own, and so is its table of texts, in
-# both directions for attention: one that is hardly larger than another may take so much more.
+# As backend.packing rounds, a pass is filled up to a size at most a sixteenth above its own, and so
+# is its table, in both directions for attention: one hardly larger may take so much more.
 _FILLED_UP = (1 + 1 / 16) ** 2
 # A pass is worth remembering if it is larger than the others by so much.
 _LARGER = 1.1

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "rba_pipeline.partitions": {"rba_pipeline.core", "dagster"},
     "rba_pipeline.resources": {
         "rba_pipeline.core", "dagster", "numpy", "pyarrow", "pydantic", "fsspec", "psycopg",
-        "pgvector", "requests", "psutil",
+        "pgvector", "requests", "urllib3", "psutil",
     },
     "rba_pipeline.assets": {
         "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster",
@@ -59,7 +59,8 @@ HOMES: dict[str, set[str]] = {
         "rba_pipeline.resources.space_register", "rba_pipeline.resources.schema",
         "rba_pipeline.resources.postgres", "rba_pipeline.resources.postgres_data",
     },
-    "requests": {"rba_pipeline.resources.embedding_client", "rba_pipeline.local_service"},
+    "requests": {"rba_pipeline.resources.deadline_http", "rba_pipeline.local_service"},
+    "urllib3": {"rba_pipeline.resources.deadline_http"},
     "torch": {
         "embedding_service.backend.sentence_transformer", "embedding_service.backend.loading",
         "embedding_service.backend.conversion", "embedding_service.backends",

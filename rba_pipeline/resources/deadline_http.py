@@ -1,0 +1,198 @@
+"""HTTP with a total deadline: from connecting to the last byte of the answer.
+
+A read time-out starts again with every byte, so that a reply that drips outlasts it.
+"""
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.ssl_ import create_urllib3_context
+
+CONNECT_TIMEOUT_S = 5.0
+_PIECE = 1 << 16
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+
+
+class ConnectionFailed(Exception):
+    """No connection, or it was lost; the message says how."""
+
+
+class DeadlinePassed(Exception):
+    """The whole answer was not there in time."""
+
+
+class ReplyRefused(Exception):
+    """The answer is larger than any honest one, or compressed; the rest of it was not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, whole; ``headers`` do not tell upper from lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> object:
+        """Return the body's value; raises ``ValueError`` where it is not JSON."""
+        return json.loads(self.body)
+
+
+class DeadlineSession:
+    """Requests to a neighbour, safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._open: WeakSet[socket.socket] = WeakSet()
+        self._session = requests.Session()
+        # Neither a proxy nor a key of the environment: the service is a neighbour.
+        self._session.trust_env = False
+        adapter = _Adapter(self._open)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, adapter)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: object = None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        most_bytes: int,
+    ) -> Reply:
+        """Send ``content`` as JSON, if there is any, and return the answer.
+
+        Args:
+            timeout_s: For all of it. Only looking up a host's name is not bounded by it.
+            most_bytes: The largest body that is read.
+
+        Raises:
+            DeadlinePassed, ConnectionFailed, ReplyRefused: There is no answer.
+        """
+        # A compressed answer may be small on the wire and endless in memory.
+        asked = {**headers, "Accept-Encoding": "identity"}
+        with _deadline_in(timeout_s):
+            try:
+                with self._session.request(
+                    method,
+                    url,
+                    json=content,
+                    headers=asked,
+                    timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),
+                    stream=True,
+                    allow_redirects=False,
+                ) as response:
+                    return Reply(
+                        response.status_code, response.headers, _body(response, most_bytes)
+                    )
+            except requests.RequestException as error:
+                # Libraries have several names for a time-out on the way; the clock has one.
+                if time.monotonic() >= _deadline.get() or isinstance(error, requests.ReadTimeout):
+                    raise DeadlinePassed(f"no whole answer within {timeout_s:g} s") from error
+                raise ConnectionFailed(type(error).__name__) from error
+
+    def close(self) -> None:
+        """Cut every connection: requests in flight fail at once."""
+        for connection in list(self._open):
+            try:
+                # The plain socket's: ending a TLS session properly would wait for its reader.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            except OSError:
+                continue
+        self._session.close()
+
+
+class _Adapter(HTTPAdapter):
+    """Pools connections whose sockets keep the deadline of the thread that uses them."""
+
+    def __init__(self, connections: WeakSet[socket.socket]) -> None:
+        self._connections = connections
+        super().__init__(pool_maxsize=128, pool_connections=16)
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        context = create_urllib3_context()
+        context.sslsocket_class = _BoundedTls
+        super().init_poolmanager(*args, ssl_context=context, **more)
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: _bounded_pool(pool, self._connections)
+            for scheme, pool in self.poolmanager.pool_classes_by_scheme.items()
+        }
+
+
+class _Bounded:
+    """Mixed into a socket: nothing waits beyond the deadline."""
+
+    def recv_into(self: Any, *args: Any, **more: Any) -> Any:
+        own_s, left_s = self.gettimeout(), _left_s()
+        self.settimeout(left_s if own_s is None else min(own_s, left_s))
+        return super().recv_into(*args, **more)  # type: ignore[misc]
+
+    def sendall(self: Any, *args: Any, **more: Any) -> Any:
+        # Python counts this time-out for all of the data together.
+        self.settimeout(_left_s())
+        return super().sendall(*args, **more)  # type: ignore[misc]
+
+
+class _BoundedTcp(_Bounded, socket.socket):
+    """A TCP socket."""
+
+
+class _BoundedTls(_Bounded, ssl.SSLSocket):
+    """A TLS socket."""
+
+
+def _bounded_pool(pool: Any, connections: WeakSet[socket.socket]) -> type:
+    """Return the pool's class with sockets that keep the deadline and are known."""
+
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        def _new_conn(self) -> socket.socket:
+            plain = super()._new_conn()
+            timeout_s = plain.gettimeout()
+            tcp = _BoundedTcp(plain.family, plain.type, plain.proto, fileno=plain.detach())
+            tcp.settimeout(timeout_s)
+            return tcp
+
+        def connect(self) -> None:
+            super().connect()
+            connections.add(self.sock)
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+
+@contextmanager
+def _deadline_in(seconds: float) -> Iterator[None]:
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def _left_s() -> float:
+    left_s = _deadline.get() - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("the deadline of the request has passed")
+    return left_s
+
+
+def _body(response: requests.Response, most_bytes: int) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise ReplyRefused(f"the answer is compressed ({encoding}), though none was asked for")
+    body = bytearray()
+    for piece in response.iter_content(_PIECE):
+        body += piece
+        if len(body) > most_bytes:
+            raise ReplyRefused(f"the answer has more than {most_bytes} bytes")
+    return bytes(body)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from rba_pipeline import quarantine as quarantining
 from rba_pipeline import results, stack
 from rba_pipeline import search as searching
 from rba_pipeline.core.errors import RbaError
@@ -131,16 +132,60 @@ def evaluate(file: Path, corpus: str | None, series: str | None) -> None:
     results.print_quality(file.name, filters, quality)
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @_corpus_option
-def quarantine(corpus: str | None) -> None:
+@click.pass_context
+def quarantine(context: click.Context, corpus: str | None) -> None:
     """List the files and texts that are not searchable, and why."""
+    context.obj = corpus
+    if context.invoked_subcommand is not None:
+        return
     with _opened(corpus) as found:
         entries = found.vector_store.quarantine()
     for entry in entries:
         place = f"{entry.window_start} to {entry.window_end}: " if entry.kind == "text" else ""
-        click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{place}{entry.detail}")
+        tries = f"\t{entry.attempts} tries" if entry.kind == "text" else ""
+        click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{place}{entry.detail}{tries}")
     click.echo(f"{len(entries)} in quarantine", err=True)
+
+
+def _names(command: Callable[..., None]) -> Callable[..., None]:
+    named = click.argument("names", nargs=-1, metavar="[NAME]...")(command)
+    return click.option("--all", "everything", is_flag=True, help="All texts in quarantine.")(named)
+
+
+@quarantine.command()
+@_names
+@_corpus_option
+@click.pass_obj
+def retry(group: str | None, names: tuple[str, ...], everything: bool, corpus: str | None) -> None:
+    """Send the texts NAME again when their partitions run next."""
+    with _opened(corpus or group) as found:
+        windows = quarantining.retry(
+            found.embedding_store, found.vector_store, _asked_for(names, everything)
+        )
+    for window in windows:
+        click.echo(f"materialise partition {window.partition('_')[0]} to send them again")
+
+
+@quarantine.command()
+@_names
+@_corpus_option
+@click.pass_obj
+def forget(group: str | None, names: tuple[str, ...], everything: bool, corpus: str | None) -> None:
+    """Take the texts NAME off the list, and never send them again; retry NAME takes it back."""
+    with _opened(corpus or group) as found:
+        windows = quarantining.forget(
+            found.embedding_store, found.vector_store, _asked_for(names, everything)
+        )
+    click.echo(f"forgotten in {len(windows)} partitions; they stay out of search")
+
+
+def _asked_for(names: tuple[str, ...], everything: bool) -> tuple[str, ...] | None:
+    """Return the names, or ``None`` for all of them; refuse both and neither."""
+    if bool(names) == everything:
+        raise click.UsageError("name the texts, as `quarantine` lists them, or say --all")
+    return None if everything else names
 
 
 @main.group()

@@ -12,13 +12,14 @@ from rba_pipeline.assets.chunks import chunks_asset
 from rba_pipeline.assets.documents import documents_asset
 from rba_pipeline.assets.embeddings import embeddings_asset
 from rba_pipeline.assets.vectors import vectors_asset
+from rba_pipeline.core.backlog import USUAL_STEPS
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.core.presets import RANGES, Preset, check_settings
+from rba_pipeline.core.presets import RANGES, Preset
 from rba_pipeline.jobs import publish_job
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
-from rba_pipeline.resources.embedding import Embedding, check_addresses
+from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
@@ -42,7 +43,10 @@ class Settings:
     batch_size: int | None
     parallel_batches: int | None
     timeout_s: int
+    outage_s: int
     adaptive: bool
+    backlog_batches: str
+    truncate: bool
     api_url: str
     has_api_key: bool
 
@@ -67,13 +71,17 @@ class Settings:
             batch_size=_optional(environment, "EMBEDDING_BATCH_SIZE"),
             parallel_batches=_optional(environment, "EMBEDDING_PARALLEL_BATCHES"),
             timeout_s=_whole_number(environment, "EMBEDDING_API_TIMEOUT", 240),
-            adaptive=_claim(environment.get("EMBEDDING_ADAPTIVE") or "true"),
+            outage_s=_whole_number(environment, "EMBEDDING_OUTAGE_SECONDS", 300),
+            adaptive=_claim(environment, "EMBEDDING_ADAPTIVE", "true"),
+            backlog_batches=environment.get("EMBEDDING_BACKLOG_BATCHES") or USUAL_STEPS,
+            truncate=_claim(environment, "EMBEDDING_TRUNCATE", "false"),
             api_url=environment.get("EMBEDDING_API_URL") or "http://127.0.0.1:8000",
             has_api_key=bool(environment.get("EMBEDDING_API_KEY")),
         )
         partitions_by(settings.grain, settings.first_year)
-        check_addresses(settings.api_url)
-        check_settings({name: getattr(settings, name) for name in RANGES})
+        Embedding.check(
+            {name: getattr(settings, name) for name in (*RANGES, "backlog_batches", "api_url")}
+        )
         Chunking.check(
             {"chunk_tokens": settings.chunk_tokens, "chunk_overlap": settings.chunk_overlap}
         )
@@ -100,7 +108,10 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             batch_size=settings.batch_size,
             parallel_batches=settings.parallel_batches,
             timeout_s=settings.timeout_s,
+            outage_s=settings.outage_s,
             adaptive=settings.adaptive,
+            backlog_batches=settings.backlog_batches,
+            truncate=settings.truncate,
             api_url=settings.api_url,
             api_key=dg.EnvVar("EMBEDDING_API_KEY") if settings.has_api_key else "",
         ),
@@ -154,10 +165,11 @@ def _preset(name: str) -> Preset:
     return Preset[name]
 
 
-def _claim(text: str) -> bool:
+def _claim(environment: Mapping[str, str], name: str, default: str) -> bool:
+    text = environment.get(name) or default
     claims = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in claims:
-        raise BadSetting(f"EMBEDDING_ADAPTIVE={text!r}: allowed are true and false")
+        raise BadSetting(f"{name}={text!r}: allowed are true and false")
     return claims[text.lower()]
 
 

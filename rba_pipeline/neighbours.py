@@ -10,6 +10,7 @@ from rba_pipeline.definitions import Settings, build_resources
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
 
@@ -22,6 +23,7 @@ class Neighbours:
     records: RecordStore
     chunking: Chunking
     embedding: Embedding
+    embedding_store: EmbeddingStore
     vector_store: VectorStore
 
 

@@ -33,8 +33,8 @@ def search(
         WrongSpace: The service runs another model than the corpus was embedded with.
     """
     info = embedding.handshake()
-    found = embedding.client.embed([query], info=info, input_type="query", truncate=True)
-    return vector_store.search(found.vectors[0], space=info.space.id, k=k, filters=filters)
+    vector = embedding.client.embed_query(query, info=info)
+    return vector_store.search(vector, space=info.space.id, k=k, filters=filters)
 
 
 def evaluate(

@@ -8,8 +8,12 @@ break them.
 import base64
 import hashlib
 import json
+import os
+import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,17 +26,26 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from rba_pipeline.core.embeddings import CANARY
+
 KEY = "oracle-key"
 DIMENSIONS = 8
+# Between the bytes of a reply that drips, in seconds.
+DRIP_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer in place of the regular one."""
+    """An answer in place of the regular one.
+
+    Attributes:
+        manner: ``whole``; ``drip``: byte by byte; ``cut``: half of it, then a reset.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    manner: str = "whole"
 
     @classmethod
     def error(cls, status: int, code: str, index: int | None = None, **headers: str) -> "Reply":
@@ -42,6 +55,23 @@ class Reply:
             about["index"] = index
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         return cls(status, json.dumps({"error": about}).encode(), names)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # The port of a server that crashed is free at once.
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing on stderr: callers who hang up are a part of the tests."""
+
+
+def cut(connection: socket.socket) -> None:
+    """Reset a connection: a linger time of 0 makes closing a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # Files made of it keep a socket open beyond its own close.
+    os.close(connection.detach())
 
 
 Script = Callable[[int, list[str]], Reply | None]
@@ -70,30 +100,36 @@ class OracleService:
     """Serves ``/info``, ``/tokenizer.json``, ``/health`` and ``/embeddings`` while the block lasts.
 
     Attributes:
-        sent: The texts of each request to ``/embeddings``, in the order of arrival.
+        sent: The texts of each request to ``/embeddings``, in the order of arrival, those for
+            the canary alone not among them.
+        canaries: How many requests for the canary alone came.
+        canary_script: Called for each of them; may block, or return a Reply in place of the regular
+            answer.
         script: Called with a request's number, from 0, and its texts; may block, return a Reply
             in place of the regular answer, or ``None``.
         model: May be changed while it runs: the space follows.
         peak_in_flight: Most requests that were open at once.
+        stats: What ``/health`` says of its work.
     """
 
     def __init__(self, *, model: str = "oracle", max_tokens: int = 256, port: int = 0) -> None:
         self.model = model
         self.max_tokens = max_tokens
         self.script: Script = lambda number, texts: None
+        self.canary_script: Callable[[], Reply | None] = lambda: None
+        self.canaries = 0
+        self.stats: Mapping[str, float] = {"busy_s": 0.0, "tokens": 0}
         self.sent: list[list[str]] = []
         self.peak_in_flight = 0
         self._open = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), daemon=True
-        )
+        self._connections: set[socket.socket] = set()
+        self._closing = threading.Event()
+        self.port = self._listen(port)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def texts_sent(self) -> list[str]:
@@ -105,7 +141,6 @@ class OracleService:
         return hashlib.sha256(self.model.encode()).hexdigest()[:32]
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(
@@ -114,13 +149,41 @@ class OracleService:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._closing.set()
+        self.crash()
+
+    def crash(self) -> None:
+        """Cut every connection and listen no more, as a process does that is killed."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
+        with self._lock:
+            connections, self._connections = self._connections, set()
+        for connection in connections:
+            # Wakes up whoever reads or writes it, on both ends.
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def restart(self) -> None:
+        """Listen again, at the same address."""
+        self._listen(self.port)
+
+    def _listen(self, port: int) -> int:
+        self._server = _Server(("127.0.0.1", port), self._handler())
+        # A short interval: shutting down waits for it.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
+        self._thread.start()
+        return int(self._server.server_address[1])
 
     def embed(self, body: Mapping[str, Any]) -> Reply:
         """Return the answer to one request, counting it."""
         texts = list(body["input"])
+        if texts == [CANARY]:
+            with self._lock:
+                self.canaries += 1
+            return self.canary_script() or self.regular(texts)
         with self._lock:
             number = len(self.sent)
             self.sent.append(texts)
@@ -158,7 +221,11 @@ class OracleService:
             "prompts": {"document": "", "query": ""},
             "tokenizer_sha256": hashlib.sha256(tokenizer_json()).hexdigest(),
             "space": {"id": self.space(), "model": self.model},
-            "limits": {"max_texts": 2048, "max_queue_tokens": 524_288},
+            "limits": {
+                "max_texts": 2048,
+                "server_batch_size": 32,
+                "max_queue_tokens": 524_288,
+            },
         }
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -169,10 +236,22 @@ class OracleService:
             # Head and body leave together: sent apart, they wait 40 ms for an acknowledgement.
             wbufsize = -1
 
+            def setup(self) -> None:
+                super().setup()
+                with oracle._lock:
+                    oracle._connections.add(self.connection)
+
+            def finish(self) -> None:
+                with oracle._lock:
+                    oracle._connections.discard(self.connection)
+                # Whoever was cut off cannot be written to any more.
+                with suppress(OSError):
+                    super().finish()
+
             def do_GET(self) -> None:
                 pages = {
                     "/info": lambda: json.dumps(oracle.info()).encode(),
-                    "/health": lambda: b'{"stats": {"busy_s": 0.0}}',
+                    "/health": lambda: json.dumps({"stats": oracle.stats}).encode(),
                     "/tokenizer.json": tokenizer_json,
                 }
                 self._answer(Reply(200, pages[self.path]()))
@@ -189,7 +268,22 @@ class OracleService:
                 for name, value in reply.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                if reply.manner == "whole":
+                    self.wfile.write(reply.body)
+                elif reply.manner == "drip":
+                    self._drip(reply.body)
+                else:
+                    self.wfile.write(reply.body[: len(reply.body) // 2])
+                    self.wfile.flush()
+                    self.close_connection = True
+                    cut(self.connection)
+
+            def _drip(self, body: bytes) -> None:
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    if oracle._closing.wait(DRIP_S):
+                        return
 
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing on stderr."""

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from rba_pipeline.core.embeddings import Space
+from rba_pipeline.core.embeddings import Outcome, Space
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.vector_store import QuarantineEntry
+from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
+from rba_pipeline.resources.vector_store import QuarantineEntry, VectorStore
 from rba_pipeline_tests.command_line import called, point_at, run
 from rba_pipeline_tests.oracle_service import DIMENSIONS, OracleService, Reply
 from rba_pipeline_tests.resources.publishing import NEW_SPACE, Texts, publish, store_of
-from rba_pipeline_tests.resources.sample_records import document
+from rba_pipeline_tests.resources.sample_records import CORPUS, document
 
 pytestmark = pytest.mark.postgres
 
+YEAR_2011 = Window(date(2011, 1, 1), date(2012, 1, 1))
 RAIN = document("rain", day=date(2011, 5, 5))
 RAIN_TEXT = "On rain | 5 May 2011\n\nRain fell on the plain."
 FROST = document("frost", day=date(2012, 5, 6))
@@ -121,6 +123,63 @@ def test_quarantine_lists_kind_name_reason_and_sentence(published: Project) -> N
     assert found.stderr.endswith("1 in quarantine\n")
 
 
+def quarantine_a_text(project: Project) -> tuple[VectorStore, EmbeddingStore, str]:
+    """Have one text of 2011 in quarantine; return where it is kept, and its name."""
+    year = YEAR_2011
+    store = EmbeddingStore(store=str(project.folder / ".state" / "store"), corpus=CORPUS)
+    row = Outcome("ab" * 32, "quarantined", "model_failed", 3, 9)
+    store.write_outcomes(year, Outcomes(NEW_SPACE, "c" * 16, (row,)))
+    entry = QuarantineEntry("text", row.text_hash, year.start, year.end, "model_failed", "-", 3)
+    vectors = store_of(project.database_url)
+    with vectors.open():
+        vectors.replace_quarantine("text", year, [entry])
+    return vectors, store, row.text_hash
+
+
+def test_retry_lets_a_text_be_sent_again_and_says_which_partition_does(published: Project) -> None:
+    _, store, name = quarantine_a_text(published)
+
+    asked = called("quarantine", "retry", name)
+
+    (row,) = store.outcomes(YEAR_2011).rows
+    assert asked.exit_code == 0, asked.output
+    assert asked.output == "materialise partition 2011-01-01 to send them again\n"
+    assert not row.is_held(truncate=False)
+    assert name in called("quarantine").output
+
+
+def test_forget_takes_a_text_off_the_list_for_good(published: Project) -> None:
+    _, store, _ = quarantine_a_text(published)
+
+    asked = called("quarantine", "forget", "--all")
+
+    assert asked.exit_code == 0, asked.output
+    assert asked.output == "forgotten in 1 partitions; they stay out of search\n"
+    assert store.outcomes(YEAR_2011).rows[0].is_held(truncate=True)
+    assert called("quarantine").output == "0 in quarantine\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["retry"], "say --all", id="nothing-named"),
+        pytest.param(["retry", "x", "--all"], "say --all", id="both"),
+        pytest.param(["forget", "unheard"], "no text in quarantine is called unheard", id="none"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_changes_nothing(
+    published: Project, arguments: list[str], message: str
+) -> None:
+    _, store, _ = quarantine_a_text(published)
+    before = store.outcomes(YEAR_2011)
+
+    asked = called("quarantine", *arguments)
+
+    assert asked.exit_code != 0
+    assert message in asked.output
+    assert store.outcomes(YEAR_2011) == before
+
+
 def test_spaces_are_listed_activated_and_pruned(published: Project) -> None:
     old = published.oracle.space()
     with store_of(published.database_url).open() as store:
@@ -147,7 +206,7 @@ def test_a_service_that_refuses_ends_the_search_with_one_line(published: Project
     result = called("search", "rain")
 
     assert result.exit_code == 1
-    assert result.output.startswith("RequestRejected: ")
+    assert result.output.startswith("RequestTooLarge: ")
     assert len(result.output.splitlines()) == 1
 
 

@@ -25,7 +25,10 @@ DEFAULTS = Settings(
     batch_size=None,
     parallel_batches=None,
     timeout_s=240,
+    outage_s=300,
     adaptive=True,
+    backlog_batches="0:8,100:16,1000:32",
+    truncate=False,
     api_url="http://127.0.0.1:8000",
     has_api_key=False,
 )
@@ -42,6 +45,9 @@ VARIABLES = [
     pytest.param("EMBEDDING_PARALLEL_BATCHES", "3", {"parallel_batches": 3}),
     pytest.param("EMBEDDING_API_TIMEOUT", "60", {"timeout_s": 60}),
     pytest.param("EMBEDDING_ADAPTIVE", "False", {"adaptive": False}),
+    pytest.param("EMBEDDING_OUTAGE_SECONDS", "20", {"outage_s": 20}),
+    pytest.param("EMBEDDING_BACKLOG_BATCHES", "0:4", {"backlog_batches": "0:4"}),
+    pytest.param("EMBEDDING_TRUNCATE", "yes", {"truncate": True}),
     pytest.param("EMBEDDING_API_URL", "http://a,http://b", {"api_url": "http://a,http://b"}),
     pytest.param("EMBEDDING_API_KEY", "hush", {"has_api_key": True}),
 ]  # fmt: skip
@@ -78,6 +84,9 @@ def test_an_empty_variable_is_like_none(name: str, value: str, expected: object)
         pytest.param("EMBEDDING_BATCH_SIZE", "1.5", "EMBEDDING_BATCH_SIZE='1.5'", id="batch-1.5"),
         pytest.param("EMBEDDING_PARALLEL_BATCHES", "65", "1 to 64", id="parallel"),
         pytest.param("EMBEDDING_API_TIMEOUT", "0", "1 to 3600 .*_API_TIMEOUT", id="timeout"),
+        pytest.param("EMBEDDING_OUTAGE_SECONDS", "0", "1 to 86400 .*_OUTAGE_SECONDS", id="outage"),
+        pytest.param("EMBEDDING_BACKLOG_BATCHES", "8", "EMBEDDING_BACKLOG_BATCHES", id="backlog"),
+        pytest.param("EMBEDDING_TRUNCATE", "maybe", "EMBEDDING_TRUNCATE='maybe'", id="truncate"),
         pytest.param("EMBEDDING_ADAPTIVE", "maybe", "EMBEDDING_ADAPTIVE='maybe'", id="adaptive"),
     ],
 )  # fmt: skip

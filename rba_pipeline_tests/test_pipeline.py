@@ -267,7 +267,7 @@ def test_another_model_in_the_middle_of_a_run_stops_it_and_mixes_nothing(
     published: Installation, oracle: OracleService
 ) -> None:
     before = published.rows()
-    published.environment["RBA_CHUNK_TOKENS"] = "128"
+    published.environment |= {"RBA_CHUNK_TOKENS": "128", "EMBEDDING_BATCH_SIZE": "2"}
 
     def swap(number: int, texts: list[str]) -> None:
         if number == first + 2:

@@ -5,12 +5,14 @@ import dagster as dg
 from rba_pipeline.assets.reporting import (
     columns,
     counted,
+    counts_of,
     one_message,
+    picture_of,
     progress_of,
-    rates,
+    traffic_of,
     window_in,
 )
-from rba_pipeline.core.embeddings import Outcome, Rejection, outcomes_of
+from rba_pipeline.core.embeddings import Outcome, outcomes_of
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
@@ -18,6 +20,14 @@ from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore, Out
 from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import QuarantineEntry, VectorStore
+
+_DETAILS = {
+    "model_failed": "the service fails at this text, alone, and at no other",
+    "timed_out": "the service gives no answer to this text, alone, within timeout_s",
+    "connection_lost": "the connection is lost whenever this text is sent, alone",
+    "too_large": "the service cannot take this text, alone, in one request",
+    "text_too_long": "the text is longer than the model takes; truncate=true embeds its beginning",
+}
 
 
 def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
@@ -46,49 +56,57 @@ def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Assets
         rebuilt, or killed, at any time.
         """
         window, info = window_in(context), embedding.handshake()
-        chunking_id = chunking.settings(info).chunking_id
+        space, chunking_id = info.space.id, chunking.settings(info).chunking_id
         wanted = records.text_hashes(window, chunking_id)
-        reused = embedding_store.kept(info.space.id, window.year, set(wanted))
+        reused = embedding_store.kept(space, window.year, set(wanted))
+        earlier = embedding_store.earlier(window, space)
+        held = {name for name, row in earlier.items() if row.is_held(truncate=embedding.truncate)}
+        advice = embedding.advice(info, wanted)
+        for sentence in advice:
+            context.log.warning(sentence)
 
-        traffic, embedded, rejections = Traffic(), set[str](), list[Rejection]()
-        missing = set(wanted) - reused
-        for part in embedding.embed_stream(
-            records.texts(window, chunking_id, missing),
-            info=info,
-            traffic=traffic,
-            on_progress=progress_of(context, len(missing)),
-        ):
-            embedding_store.append(info.space.id, window.year, part)
-            embedded.update(part.text_hashes)
-            rejections += part.rejections
-        embedding_store.merge(info.space.id, window.year)
+        traffic, embedded, truncated = Traffic(), set[str](), set[str]()
+        if missing := set(wanted) - reused - held:
+            known = embedding_store.canary(space)
+            canary = embedding.client.canary(info, known)
+            if known is None:
+                embedding_store.keep_canary(space, canary)
+            for part in embedding.embed_stream(
+                records.texts(window, chunking_id, missing),
+                total=len(missing),
+                info=info,
+                canary=canary,
+                traffic=traffic,
+                on_progress=progress_of(context, len(missing)),
+            ):
+                embedding_store.append(space, window.year, part)
+                embedded.update(part.text_hashes)
+                truncated |= part.truncated
+            embedding_store.merge(space, window.year)
 
         rows = outcomes_of(
             wanted,
             embedded=embedded,
+            truncated=truncated,
             reused=reused,
-            rejections=rejections,
-            earlier_attempts=embedding_store.earlier_attempts(window),
+            rejections=traffic.rejections,
+            earlier=earlier,
         )
         embedding_store.write_outcomes(window, Outcomes(info.space, chunking_id, rows))
         quarantined = [row for row in rows if row.outcome == "quarantined"]
         vector_store.replace_quarantine(
-            "text", window, [_entry(row, window) for row in quarantined]
+            "text", window, [_entry(row, window) for row in quarantined if not row.is_forgotten]
         )
         return dg.MaterializeResult(
             metadata={
                 "texts": len(wanted),
-                "embedded": traffic.texts,
-                "reused": len(reused),
-                "quarantined": len(quarantined),
+                **counts_of(rows),
                 "quarantined_by_reason": counted(str(row.reason) for row in quarantined),
-                "tokens": traffic.tokens,
-                "requests": traffic.requests,
-                "refusals": traffic.refusals,
-                "seconds": round(traffic.seconds, 3),
-                **rates(traffic),
+                **traffic_of(traffic),
+                "pace": dg.MetadataValue.md(picture_of(traffic)),
+                "advice": dg.MetadataValue.md("\n".join(f"- {each}" for each in advice) or "none"),
                 "effective_configuration": embedding.effective(info),
-                "embedding_space": info.space.id,
+                "embedding_space": space,
                 "model": info.space.model,
                 "dagster/row_count": len(wanted),
             }
@@ -104,6 +122,8 @@ def _entry(row: Outcome, window: Window) -> QuarantineEntry:
         window_start=window.start,
         window_end=window.end,
         reason=str(row.reason),
-        detail="the service rejects this text; the rest of its document is searchable",
+        detail=_DETAILS.get(
+            str(row.reason), "the service rejects this text; the rest of its document is searchable"
+        ),
         attempts=row.attempts,
     )

@@ -1,21 +1,25 @@
 """How the assets speak to Dagster: one clear failure, typed columns, progress."""
 
+import base64
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import dagster as dg
 import pyarrow as pa
 
+from rba_pipeline.core.embeddings import Outcome
 from rba_pipeline.core.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
+    ModelFailed,
     RbaError,
     ServiceOverloaded,
     ServiceUnavailable,
 )
+from rba_pipeline.core.plots import pace_plot
 from rba_pipeline.core.windows import Window
 from rba_pipeline.partitions import window_of
 from rba_pipeline.resources.embedding_stream import Traffic
@@ -38,7 +42,11 @@ def one_message(recipe: Recipe) -> Recipe:
         except RbaError as error:
             passing = isinstance(
                 error,
-                ServiceOverloaded | ServiceUnavailable | DatabaseUnavailable | DatabaseBusy,
+                ServiceOverloaded
+                | ServiceUnavailable
+                | ModelFailed
+                | DatabaseUnavailable
+                | DatabaseBusy,
             )
             # It says what to do; the traces of its causes would only bury it.
             raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=passing) from None
@@ -71,14 +79,41 @@ def counted(reasons: Iterable[str]) -> dict[str, int]:
     return dict(Counter(reasons).most_common())
 
 
-def rates(traffic: Traffic) -> dict[str, float]:
-    """Return chunks and tokens per second; 0 when nothing was sent."""
-    if not traffic.seconds:
-        return {"chunks_per_second": 0.0, "tokens_per_second": 0.0}
+def counts_of(rows: Sequence[Outcome]) -> dict[str, int]:
+    """Return how many texts have each outcome; together they are all texts."""
+    found = Counter(row.outcome for row in rows)
+    return {name: found[name] for name in ("embedded", "reused", "truncated", "quarantined")}
+
+
+def traffic_of(traffic: Traffic) -> dict[str, Any]:
+    """Return what the run cost at the service, and its speed; 0 when nothing was sent."""
+    seconds = traffic.seconds or float("inf")
     return {
-        "chunks_per_second": round(traffic.texts / traffic.seconds, 2),
-        "tokens_per_second": round(traffic.tokens / traffic.seconds, 1),
+        "tokens": traffic.tokens,
+        "requests": traffic.requests,
+        "refusals": traffic.refusals,
+        "probes": traffic.probes,
+        "texts_sent": traffic.texts_sent,
+        "texts_by_address": traffic.by_address,
+        "seconds": round(traffic.seconds, 3),
+        "chunks_per_second": round(traffic.texts / seconds, 2),
+        "tokens_per_second": round(traffic.tokens / seconds, 1),
     }
+
+
+def picture_of(traffic: Traffic) -> str:
+    """Return Markdown with a picture of the pace, and its steps' reasons as text."""
+    if not traffic.path:
+        return "nothing was sent"
+    steps = [
+        (step.at_s, step.bounds.batch_size, step.bounds.parallel_batches) for step in traffic.path
+    ]
+    encoded = base64.b64encode(pace_plot(steps, traffic.seconds).encode()).decode()
+    last = traffic.path[-1].bounds
+    return (
+        f"![pace](data:image/svg+xml;base64,{encoded})\n\n{len(traffic.path) - 1} changes, at the "
+        f"end {last.batch_size} texts per request × {last.parallel_batches} requests"
+    )
 
 
 def progress_of(context: dg.AssetExecutionContext, total: int) -> Callable[[Traffic], None]:

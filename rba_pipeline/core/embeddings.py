@@ -9,12 +9,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rba_pipeline.core.errors import ContractBroken
+from rba_pipeline.core.errors import ContractBroken, VectorsDrifted
 
 Item = TypeVar("Item")
 
 # Unit length as the service promises it, with room for float32 and half-precision rounding.
 NORM_TOLERANCE = 1e-3
+# Reasons that may pass, and after how many failed requests a text is not sent again by itself:
+# three runs, usually.
+PASSING_REASONS = frozenset({"model_failed", "timed_out", "connection_lost"})
+ATTEMPTS_TO_HOLD = 9
+# Embedded to see whether a service is well, and whether it is still the same.
+CANARY = "A canary in a mine sings one song; when it sings another, or none, the miners leave."
+# What the service promises of one text in any company (bf16 and int8; fp32 is closer).
+CANARY_COSINE = 0.9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +63,12 @@ class Outcome:
     """What became of one distinct text.
 
     Attributes:
-        outcome: ``embedded`` now, ``reused`` from an earlier run, or ``quarantined``.
+        outcome: ``embedded`` now, ``reused`` from an earlier run, ``truncated`` (its vector is of
+            its beginning, made now or earlier), or ``quarantined``.
         reason: A code, only for a quarantined text.
-        attempts: How often the text was sent in vain, over all runs.
+        attempts: How often a quarantined text was sent in vain, over all runs; 0 if it is to be
+            tried again.
+        is_forgotten: A quarantined text that nobody wants to hear of again.
     """
 
     text_hash: str
@@ -65,17 +76,34 @@ class Outcome:
     reason: str | None
     attempts: int
     tokens: int
+    is_forgotten: bool = False
+
+    def is_held(self, *, truncate: bool) -> bool:
+        """Return whether to send the text again is known to be in vain.
+
+        Args:
+            truncate: Whether a text that is too long may be cut now.
+        """
+        if self.outcome != "quarantined" or not self.attempts:
+            return False
+        if self.reason == "text_too_long" and truncate:
+            return False
+        # What the service says of a text stays true; what it failed at may have been its own fault.
+        passing = self.reason in PASSING_REASONS and self.attempts < ATTEMPTS_TO_HOLD
+        return self.is_forgotten or not passing
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Vectors kept together in one file: ``n`` hashes and float32 vectors of shape ``(n,
-    dimensions)``.
+    """Vectors kept together in one file: ``n`` hashes and float32 ``(n, dimensions)``.
+
+    Attributes:
+        truncated: The hashes of texts whose end the model did not see.
     """
 
     text_hashes: tuple[str, ...]
     vectors: NDArray[np.float32]
-    rejections: tuple[Rejection, ...] = ()
+    truncated: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if len(self.text_hashes) != len(self.vectors):
@@ -86,27 +114,64 @@ def outcomes_of(
     tokens_by_hash: Mapping[str, int],
     *,
     embedded: Set[str],
+    truncated: Set[str],
     reused: Set[str],
     rejections: Iterable[Rejection],
-    earlier_attempts: Mapping[str, int],
+    earlier: Mapping[str, Outcome],
 ) -> tuple[Outcome, ...]:
     """Return one outcome for every text of ``tokens_by_hash``, in its order.
 
+    Args:
+        truncated: Those of ``embedded`` that were cut.
+        earlier: The outcomes of the run before, of the same space. A text that it quarantined and
+            that was not sent now keeps its outcome.
+
     Raises:
-        RuntimeError: A text was neither embedded, nor reused, nor rejected.
+        RuntimeError: A text was neither embedded, nor reused, nor rejected, now or before.
     """
     rejected = {rejection.text_hash: rejection for rejection in rejections}
 
     def outcome_of(text_hash: str, tokens: int) -> Outcome:
+        before = earlier.get(text_hash)
+        if text_hash in embedded or text_hash in reused:
+            was_cut = before is not None and before.outcome == "truncated"
+            if text_hash in truncated or (text_hash in reused and was_cut):
+                return Outcome(text_hash, "truncated", None, 0, tokens)
+            kind = "embedded" if text_hash in embedded else "reused"
+            return Outcome(text_hash, kind, None, 0, tokens)
         if text_hash in rejected:
-            attempts = rejected[text_hash].attempts + earlier_attempts.get(text_hash, 0)
+            attempts = rejected[text_hash].attempts + (before.attempts if before else 0)
             reason = rejected[text_hash].reason
             return Outcome(text_hash, "quarantined", reason, attempts, tokens)
-        if text_hash not in embedded and text_hash not in reused:
-            raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in EmbeddingStream")
-        return Outcome(text_hash, "reused" if text_hash in reused else "embedded", None, 0, tokens)
+        if before is None or before.outcome != "quarantined":
+            raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in Dispatch")
+        return before
 
     return tuple(outcome_of(name, tokens) for name, tokens in tokens_by_hash.items())
+
+
+def check_canary(
+    vector: NDArray[np.float32], expected: NDArray[np.float32] | None, address: str, space: Space
+) -> None:
+    """Refuse a service whose canary sings another song.
+
+    Args:
+        vector: The canary's, of unit length, float32 ``(dimensions,)``.
+        expected: What it was when this space was first used; ``None``: this is the first time.
+
+    Raises:
+        VectorsDrifted: Their cosine is below ``CANARY_COSINE``.
+    """
+    if expected is None:
+        return
+    cosine = float(vector.astype(np.float64) @ expected.astype(np.float64))
+    if not cosine >= CANARY_COSINE:
+        raise VectorsDrifted(
+            f"{address} names embedding space {space.id} ({space.model}), but gives other vectors "
+            f"than before: the same text has a cosine of {cosine:.6f}, at least {CANARY_COSINE} is "
+            "needed. Run `python -m embedding_service check` there, and look for a changed "
+            "library, device or driver; nothing was stored"
+        )
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

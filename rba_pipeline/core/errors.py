@@ -6,13 +6,17 @@ RbaError
 ├── SourceUnavailable       the publications cannot be listed; nothing was changed
 ├── RecordMissing           what this step reads was not made yet, or for other settings
 ├── EmbeddingError          the embedding service did not give us vectors
-│   ├── ServiceOverloaded     try again after ``retry_after_s`` (HTTP 429, 503)
-│   ├── ServiceUnavailable    no usable answer, safe to retry (refused, timed out, HTTP 5xx)
-│   ├── NotAllowed            the service refuses our key (HTTP 401, 403); do not retry
+│   ├── ServiceOverloaded     full; come again after ``retry_after_s`` (HTTP 429)
+│   ├── ServiceUnavailable    unreachable, starting or draining; back off, try another address
+│   │   └── RequestTimedOut     no whole answer within the deadline; fewer texts may help
+│   ├── ModelFailed           failed inside on this request (HTTP 500); a text may be why
+│   ├── NotAllowed            the service refuses our key (HTTP 401, 403); stop
 │   ├── TextRejected          one text can never be embedded (HTTP 422 with an index)
-│   ├── RequestRejected       the request is wrong as a whole (other 4xx); do not retry
-│   ├── ContractBroken        the answer does not fit the request; nothing of it was kept
-│   └── WrongSpace            the service answers from another embedding space than before
+│   ├── RequestTooLarge       too much in one request (HTTP 413); split it
+│   ├── RequestRejected       the request is wrong as a whole (other 4xx); stop
+│   ├── ContractBroken        the answer does not fit the request; nothing of it was kept; stop
+│   ├── WrongSpace            the service answers from another embedding space than before; stop
+│   └── VectorsDrifted        the same space, but other vectors than before; stop
 └── DatabaseError           Postgres did not do what we asked
     ├── DatabaseUnavailable   cannot connect; nothing was written
     ├── DatabaseBusy          another transaction was in the way; try again later
@@ -51,7 +55,7 @@ class EmbeddingError(RbaError):
 
 
 class ServiceOverloaded(EmbeddingError):
-    """The service is full, starting or draining. Retry after ``retry_after_s``."""
+    """The service is full. Send the same again after ``retry_after_s`` seconds; no text is why."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -59,7 +63,19 @@ class ServiceOverloaded(EmbeddingError):
 
 
 class ServiceUnavailable(EmbeddingError):
-    """No usable answer: refused, reset, timed out or failed inside. Safe to retry."""
+    """Refused, cut off, starting, draining. Back off, ``retry_after_s`` at least if it is told."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RequestTimedOut(ServiceUnavailable):
+    """No whole answer within the deadline of the request; a late one is not read."""
+
+
+class ModelFailed(EmbeddingError):
+    """The service failed inside on this request. If others succeed, one of its texts is why."""
 
 
 class NotAllowed(EmbeddingError):
@@ -75,6 +91,10 @@ class TextRejected(EmbeddingError):
         self.reason = reason
 
 
+class RequestTooLarge(EmbeddingError):
+    """More than the service takes in one request. Split it; one text alone can never be taken."""
+
+
 class RequestRejected(EmbeddingError):
     """The service refuses the request as a whole; retrying the same cannot help."""
 
@@ -85,6 +105,10 @@ class ContractBroken(EmbeddingError):
 
 class WrongSpace(EmbeddingError):
     """The service answers from another embedding space than the run, or search, began with."""
+
+
+class VectorsDrifted(EmbeddingError):
+    """The service names the same space as before, and gives other vectors. Do not mix them."""
 
 
 class DatabaseError(RbaError):

@@ -34,6 +34,7 @@ RANGES: Mapping[str, tuple[int, int, str]] = MappingProxyType(
         "batch_size": (1, 2048, "texts per request"),
         "parallel_batches": (1, 64, "requests in flight"),
         "timeout_s": (1, 3600, "seconds"),
+        "outage_s": (1, 86400, "seconds"),
     }
 )
 
@@ -69,20 +70,31 @@ def check_settings(values: Mapping[str, object]) -> None:
             "Invalid embedding settings: "
             + "; ".join(problems)
             + ". Set them under resources > embedding > config, or as EMBEDDING_BATCH_SIZE, "
-            "EMBEDDING_PARALLEL_BATCHES and EMBEDDING_API_TIMEOUT."
+            "EMBEDDING_PARALLEL_BATCHES, EMBEDDING_API_TIMEOUT and EMBEDDING_OUTAGE_SECONDS."
         )
 
 
-def preset_for(device: str, cores: int) -> str:
-    """Return the preset that ``auto`` stands for on a service with this device and cores."""
-    if device != "cpu":
+def preset_for(device: str, cores: int, *, adaptive: bool) -> str:
+    """Return the preset that ``auto`` stands for on a service with this device and cores.
+
+    An adaptive run finds its own pace and never leans harder than is worth it: it has the widest
+    bounds.
+    """
+    if adaptive or device != "cpu":
         return "gpu"
     return "cpu-prod" if cores >= 4 else "cpu-dev"
 
 
 def effective_bounds(
-    preset: str, *, batch_size: int | None, parallel_batches: int | None, device: str, cores: int
+    preset: str,
+    *,
+    batch_size: int | None,
+    parallel_batches: int | None,
+    device: str,
+    cores: int,
+    adaptive: bool,
 ) -> Bounds:
     """Return the bounds of a run: what was set, and for the rest the preset's values."""
-    chosen = BOUNDS_BY_PRESET[preset_for(device, cores) if preset == "auto" else preset]
+    name = preset_for(device, cores, adaptive=adaptive) if preset == "auto" else preset
+    chosen = BOUNDS_BY_PRESET[name]
     return Bounds(batch_size or chosen.batch_size, parallel_batches or chosen.parallel_batches)

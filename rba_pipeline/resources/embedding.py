@@ -4,23 +4,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from rba_pipeline.core.embeddings import Part, Text
+from rba_pipeline.core.advice import Circumstances, advice
+from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
+from rba_pipeline.core.dispatch import Dispatch, Limits
+from rba_pipeline.core.embeddings import Part, Text, by_similar_length
 from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.pacing import FIRST_PARALLEL, Pace, fixed, started
 from rba_pipeline.core.presets import RANGES, Bounds, Preset, check_settings, effective_bounds
 from rba_pipeline.resources.checked_resource import CheckedResource
 from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
-from rba_pipeline.resources.embedding_stream import EmbeddingStream, Traffic
+from rba_pipeline.resources.embedding_stream import (
+    LOOK_AHEAD_REQUESTS,
+    EmbeddingStream,
+    Traffic,
+)
 
 
 def check_addresses(api_url: str) -> list[str]:
-    """Return the addresses of the service.
+    """Return the addresses of the service, each once.
 
     Raises:
         BadSetting: There is none, or one is not http:// or https://, or holds a password.
     """
-    addresses = [address.strip() for address in api_url.split(",") if address.strip()]
+    parts = (part.strip().rstrip("/") for part in api_url.split(","))
+    addresses = list(dict.fromkeys(part for part in parts if part))
     if not addresses or not all(url.startswith(("http://", "https://")) for url in addresses):
         raise BadSetting(
             f"api_url={api_url!r}: expected one or several http:// or https:// addresses, "
@@ -42,7 +53,8 @@ class Embedding(CheckedResource):
     preset: Preset = Field(
         default=Preset("auto"),
         description="Batch size × requests in flight: cpu-dev 4×2, cpu-prod 8×4, gpu 32×8; "
-        "auto picks one by the service's device and cores.",
+        "auto: up to 32×8 as the run finds it worth while; if not adaptive, by the service's "
+        "device and cores.",
     )
     batch_size: int | None = Field(
         default=None,
@@ -57,8 +69,23 @@ class Embedding(CheckedResource):
     )
     adaptive: bool = Field(
         default=True,
-        description="Lean less on a service that refuses, and more again when it keeps up, within "
-        "batch_size and parallel_batches.",
+        description="Find the pace that the service is fastest at, within batch_size and "
+        "parallel_batches, and lean less on one that refuses.",
+    )
+    backlog_batches: str = Field(
+        default=USUAL_STEPS,
+        description="Texts left:texts per request, comma separated: what an adaptive run begins "
+        "with, and how it ends.",
+    )
+    outage_s: int = Field(
+        default=300,
+        description="How long a run goes on while no request at all is answered, "
+        f"{_range('outage_s')}.",
+    )
+    truncate: bool = Field(
+        default=False,
+        description="Embed the beginning of a text that is too long for the model, and count it as "
+        "truncated; else it goes to quarantine.",
     )
     api_url: str = Field(
         default="http://127.0.0.1:8000",
@@ -75,6 +102,8 @@ class Embedding(CheckedResource):
     @classmethod
     def check(cls, values: Mapping[str, object]) -> None:
         check_settings(values)
+        if isinstance(steps := values.get("backlog_batches"), str):
+            BacklogSteps.read(steps)
         # A reference to a variable is looked up only inside the run, and checked there.
         if isinstance(address := values.get("api_url"), str):
             check_addresses(address)
@@ -123,10 +152,28 @@ class Embedding(CheckedResource):
             parallel_batches=self.parallel_batches,
             device=info.device,
             cores=info.cores,
+            adaptive=self.adaptive,
         )
-        # A request with more tokens than may ever wait would be refused whatever the load.
-        most_texts = min(info.max_texts, max(1, info.max_queue_tokens // info.max_tokens))
-        return Bounds(min(chosen.batch_size, most_texts), chosen.parallel_batches)
+        return Bounds(min(chosen.batch_size, info.max_texts), chosen.parallel_batches)
+
+    def advice(self, info: ServiceInfo, tokens_by_text: Mapping[str, int]) -> list[str]:
+        """Return what whoever launched the run should know, one sentence each."""
+        texts = len(tokens_by_text)
+        return advice(
+            Circumstances(
+                batch_size=self.batch_size,
+                parallel_batches=self.parallel_batches,
+                in_flight=self._first_pace(info, texts).now,
+                timeout_s=self.timeout_s,
+                device=info.device,
+                cores=info.cores,
+                max_texts=info.max_texts,
+                server_batch_size=info.server_batch_size,
+                tokens_per_text=sum(tokens_by_text.values()) / max(1, texts),
+                rate=self.client.tokens_per_second(),
+                unreachable=info.unreachable,
+            )
+        )
 
     def effective(self, info: ServiceInfo) -> dict[str, object]:
         """Return the settings in force, without secrets, for a run's metadata."""
@@ -136,7 +183,10 @@ class Embedding(CheckedResource):
             "batch_size": bounds.batch_size,
             "parallel_batches": bounds.parallel_batches,
             "timeout_s": self.timeout_s,
+            "outage_s": self.outage_s,
             "adaptive": self.adaptive,
+            "backlog_batches": self.backlog_batches,
+            "truncate": self.truncate,
             "api_url": self.api_url,
         }
 
@@ -144,7 +194,9 @@ class Embedding(CheckedResource):
         self,
         texts: Iterable[Text],
         *,
+        total: int,
         info: ServiceInfo,
+        canary: NDArray[np.float32],
         traffic: Traffic,
         on_progress: Callable[[Traffic], None],
     ) -> Iterator[Part]:
@@ -153,18 +205,50 @@ class Embedding(CheckedResource):
         A part is yielded as soon as ``parallel_batches`` answers wait or 2 s have passed, and no
         request is sent between: until the caller keeps it, at most 2 × ``batch_size`` ×
         ``parallel_batches`` texts are neither unsent nor kept. Before an error is raised, the
-        answers of the requests that were still in flight are yielded.
+        answers of the requests that were still in flight are yielded. A text without a vector is
+        in ``traffic.rejections`` at the end.
 
         Args:
             texts: Distinct texts; read as needed, some 64 requests ahead.
+            total: How many they are.
             info: The service as the run began with it.
+            canary: The canary's vector in this space, as ``EmbeddingClient.canary`` returns it.
             traffic: Counted up while the stream runs.
             on_progress: Called after each part.
 
         Raises:
-            EmbeddingError: The first failure of a request that retries could not mend.
+            EmbeddingError: The first failure that no other request could mend.
         """
-        stream = EmbeddingStream(
-            self.client, info, upper=self.bounds(info), adaptive=self.adaptive, traffic=traffic
+        upper = self.bounds(info)
+        dispatch = Dispatch(
+            by_similar_length(texts, LOOK_AHEAD_REQUESTS * upper.batch_size),
+            total,
+            self.client.addresses,
+            self._first_pace(info, total),
+            self.adaptive,
+            BacklogSteps.read(self.backlog_batches),
+            Limits(
+                unkept_texts=2 * upper.batch_size * upper.parallel_batches,
+                request_tokens=info.max_queue_tokens,
+                outage_s=self.outage_s,
+            ),
+            unreachable=info.unreachable,
         )
-        return stream.parts(texts, on_progress)
+        stream = EmbeddingStream(
+            self.client, info, dispatch, traffic=traffic, canary=canary, truncate=self.truncate
+        )
+        return stream.parts(on_progress)
+
+    def _first_pace(self, info: ServiceInfo, total: int) -> Pace:
+        """Return what a run begins with: where it may, the pace is found from there."""
+        upper = self.bounds(info)
+        if not self.adaptive:
+            return fixed(upper, timeout_s=self.timeout_s)
+        return started(
+            upper,
+            timeout_s=self.timeout_s,
+            backlog=total,
+            steps=BacklogSteps.read(self.backlog_batches),
+            # Who names a number of requests means it; a preset is only a bound.
+            parallel=self.parallel_batches or FIRST_PARALLEL,
+        )

@@ -2,8 +2,8 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 
 import dagster as dg
 import numpy as np
@@ -28,6 +28,7 @@ OUTCOMES = pa.schema(
         ("reason", pa.string()),
         ("attempts", pa.int32()),
         ("tokens", pa.int32()),
+        ("is_forgotten", pa.bool_()),
     ]
 )
 
@@ -101,10 +102,7 @@ class EmbeddingStore(dg.ConfigurableResource):
 
     def write_outcomes(self, window: Window, outcomes: Outcomes) -> None:
         """Keep what became of every text of ``window``, replacing what an earlier run said."""
-        about = {"space": asdict(outcomes.space), "chunking_id": outcomes.chunking_id}
-        table = pa.Table.from_pylist([asdict(row) for row in outcomes.rows], schema=OUTCOMES)
-        with self._root().write(self._outcomes_path(window)) as file:
-            pq.write_table(table.replace_schema_metadata({"rba": json.dumps(about)}), file)
+        self._keep_outcomes(self._outcomes_path(window), outcomes)
 
     def outcomes(self, window: Window) -> Outcomes:
         """Return what the last run kept for ``window``.
@@ -112,27 +110,77 @@ class EmbeddingStore(dg.ConfigurableResource):
         Raises:
             RecordMissing: The partition's embeddings were never materialised.
         """
-        root, path = self._root(), self._outcomes_path(window)
-        if not root.exists(path):
+        path = self._outcomes_path(window)
+        if not self._root().exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise 'embeddings' first")
-        with root.read(path) as file:
-            table = pq.read_table(file)
-        about = json.loads(table.schema.metadata[b"rba"])
-        rows = tuple(Outcome(**row) for row in table.to_pylist())
-        return Outcomes(Space(**about["space"]), about["chunking_id"], rows)
+        return self._outcomes_at(path)
 
-    def earlier_attempts(self, window: Window) -> dict[str, int]:
-        """Return how often each quarantined text of ``window`` was tried before; empty at first."""
+    def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
+        """Return what the last run kept for ``window`` in ``space``, by hash; empty at first."""
         try:
-            return {name: row.attempts for name, row in self.outcomes(window).quarantined.items()}
+            kept = self.outcomes(window)
         except RecordMissing:
             return {}
+        return {row.text_hash: row for row in kept.rows} if kept.space.id == space else {}
+
+    def quarantined_in(self, names: Collection[str]) -> dict[str, list[str]]:
+        """Return in which windows, by name, each of the quarantined texts ``names`` occurs."""
+        found: dict[str, list[str]] = {}
+        for path, kept in self._all_outcomes():
+            for name in kept.quarantined.keys() & set(names):
+                window = path.rpartition("/")[2].removesuffix(".parquet")
+                found.setdefault(name, []).append(window)
+        return found
+
+    def change_quarantined(
+        self, names: Collection[str], change: Callable[[Outcome], Outcome]
+    ) -> None:
+        """Change the outcomes of the quarantined texts ``names``, wherever they occur."""
+        for path, kept in self._all_outcomes():
+            concerned = kept.quarantined.keys() & set(names)
+            if concerned:
+                rows = (change(row) if row.text_hash in concerned else row for row in kept.rows)
+                self._keep_outcomes(path, replace(kept, rows=tuple(rows)))
+
+    def canary(self, space: str) -> NDArray[np.float32] | None:
+        """Return the canary's vector, float32 ``(dimensions,)``, as ``space`` was first used."""
+        root, path = self._root(), self._canary_path(space)
+        if not root.exists(path):
+            return None
+        with root.read(path) as file:
+            vector: NDArray[np.float32] = _matrix(pq.read_table(file).column("vector"))[0]
+        return vector
+
+    def keep_canary(self, space: str, vector: NDArray[np.float32]) -> None:
+        """Keep the canary's vector for all later runs."""
+        with self._root().write(self._canary_path(space)) as file:
+            pq.write_table(_table(["canary"], vector[np.newaxis]), file)
 
     def _root(self) -> StoreRoot:
         return StoreRoot(self.store)
 
     def _folder(self, space: str, year: int) -> str:
         return f"embeddings/{self.corpus}/{space}/{year}"
+
+    def _all_outcomes(self) -> Iterator[tuple[str, Outcomes]]:
+        for path in self._root().list(f"embeddings/{self.corpus}/outcomes", ".parquet"):
+            yield path, self._outcomes_at(path)
+
+    def _keep_outcomes(self, path: str, outcomes: Outcomes) -> None:
+        about = {"space": asdict(outcomes.space), "chunking_id": outcomes.chunking_id}
+        table = pa.Table.from_pylist([asdict(row) for row in outcomes.rows], schema=OUTCOMES)
+        with self._root().write(path) as file:
+            pq.write_table(table.replace_schema_metadata({"rba": json.dumps(about)}), file)
+
+    def _outcomes_at(self, path: str) -> Outcomes:
+        with self._root().read(path) as file:
+            table = pq.read_table(file)
+        about = json.loads(table.schema.metadata[b"rba"])
+        rows = tuple(Outcome(**row) for row in table.to_pylist())
+        return Outcomes(Space(**about["space"]), about["chunking_id"], rows)
+
+    def _canary_path(self, space: str) -> str:
+        return f"embeddings/{self.corpus}/{space}/canary.parquet"
 
     def _outcomes_path(self, window: Window) -> str:
         return f"embeddings/{self.corpus}/outcomes/{window.name}.parquet"

@@ -1,114 +1,139 @@
 """Texts go out in requests, several at a time, and come back in parts that the caller keeps."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rba_pipeline.core.embeddings import Part, Rejection, Text, by_similar_length
-from rba_pipeline.core.errors import EmbeddingError, TextRejected
-from rba_pipeline.core.pacing import Pace, after_answer, after_refusal
+from rba_pipeline.core.dispatch import Dispatch, Probe, Request
+from rba_pipeline.core.embeddings import Part, Rejection
+from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.presets import Bounds
-from rba_pipeline.resources.embedding_client import (
-    ATTEMPTS,
-    LONGEST_WAIT_S,
-    EmbeddingClient,
-    ServiceInfo,
-)
+from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo, Vectors
 
 # A part is due when this many seconds passed since its first answer, however few there are.
 KEEP_WITHIN_S = 2.0
 # How many requests' worth of texts are sorted by length before they are sent.
 LOOK_AHEAD_REQUESTS = 64
+# Longest path of the pace that is kept for the run's picture.
+_MOST_STEPS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A setting of the pace, since when, why, and how fast the best one was known to be.
+
+    Attributes:
+        at_s: Seconds since the stream began.
+        rate: Tokens per second of the best setting; 0 while unknown.
+    """
+
+    at_s: float
+    bounds: Bounds
+    why: str
+    rate: float
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What one stream of texts cost so far; seconds are wall time."""
+    """What one stream of texts cost so far; seconds are wall time.
+
+    Attributes:
+        requests: With texts, whatever came of them.
+        refusals: Requests that met a full service, or timed out.
+        probes: Requests for the canary.
+        texts_sent: Texts in all requests, those sent twice twice.
+        by_address: Texts embedded, by who did it.
+    """
 
     requests: int = 0
     refusals: int = 0
+    probes: int = 0
     texts: int = 0
+    texts_sent: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    by_address: dict[str, int] = field(default_factory=dict)
+    rejections: list[Rejection] = field(default_factory=list)
+    path: list[Step] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The vectors of one batch and what they cost."""
-
-    part: Part
-    tokens: int
-    requests: int
-    refusals: int
+    hashes: tuple[str, ...]
+    vectors: Vectors
 
 
 class EmbeddingStream:
-    """One stream of texts through the service: who is in flight, and what waits to be kept."""
+    """One stream of texts through the service: threads and clock for what ``Dispatch`` decides."""
 
     def __init__(
         self,
         client: EmbeddingClient,
         info: ServiceInfo,
+        dispatch: Dispatch,
         *,
-        upper: Bounds,
-        adaptive: bool,
         traffic: Traffic,
+        canary: NDArray[np.float32],
+        truncate: bool,
     ) -> None:
         self._client = client
         self._info = info
-        self._upper = upper
-        self._adaptive = adaptive
+        self._dispatch = dispatch
         self._traffic = traffic
-        self._pace = Pace(upper)
-        self._in_flight: set[Future[_Answer]] = set()
+        self._canary = canary
+        self._truncate = truncate
+        self._upper = dispatch.pace.upper
+        self._in_flight: dict[Future[Vectors | None], Request | Probe] = {}
         self._answers: list[_Answer] = []
         self._first_answer_at = 0.0
-        self._failure: EmbeddingError | None = None
+        self._started = time.monotonic()
 
-    def parts(
-        self, texts: Iterable[Text], on_progress: Callable[[Traffic], None]
-    ) -> Iterator[Part]:
+    def parts(self, on_progress: Callable[[Traffic], None]) -> Iterator[Part]:
         """Yield what ``Embedding.embed_stream`` promises; once."""
-        queue = by_similar_length(texts, LOOK_AHEAD_REQUESTS * self._upper.batch_size)
-        started = time.monotonic()
-        pool = ThreadPoolExecutor(self._upper.parallel_batches, thread_name_prefix="embed")
+        workers = self._upper.parallel_batches + len(self._client.addresses)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="embed")
+        self._started = time.monotonic()
         try:
             # Requests go out before a part is handed over: the service works while it is written.
-            while self._fill(queue, pool) or self._answers:
+            while self._send(pool) or self._answers:
                 if not self._part_is_due():
                     self._collect()
                     continue
-                part = _joined(self._answers)
-                self._answers.clear()
-                self._traffic.seconds = time.monotonic() - started
+                part = self._joined()
                 yield part
+                self._dispatch.kept(len(part.text_hashes))
                 on_progress(self._traffic)
-            if self._failure is not None:
-                raise self._failure
+            if self._dispatch.failure is not None:
+                raise self._dispatch.failure
         finally:
             if self._in_flight:
                 self._client.close()
             pool.shutdown(wait=True, cancel_futures=True)
-            self._traffic.seconds = time.monotonic() - started
+            self._traffic.seconds = time.monotonic() - self._started
 
-    def _fill(self, queue: Iterator[Text], pool: ThreadPoolExecutor) -> bool:
-        """Send requests up to the pace; return whether anything is in flight."""
-        while self._failure is None and self._may_send():
-            batch = list(islice(queue, self._pace.now.batch_size))
-            if not batch:
-                break
-            self._in_flight.add(pool.submit(self._embed_batch, batch))
-        return bool(self._in_flight)
+    def _send(self, pool: ThreadPoolExecutor) -> bool:
+        """Send what may be sent now; return whether there is anything to wait for."""
+        while (task := self._dispatch.next_request(time.monotonic())) is not None:
+            if isinstance(task, Request):
+                self._traffic.requests += 1
+                self._traffic.texts_sent += len(task.batch.texts)
+            else:
+                self._traffic.probes += 1
+            self._in_flight[pool.submit(self._asked, task)] = task
+        self._note_pace()
+        return not self._dispatch.is_done
 
-    def _may_send(self) -> bool:
-        """Return whether one more request keeps both the pace and the promise on unkept texts."""
-        unkept = len(self._in_flight) + len(self._answers)
-        in_pace = len(self._in_flight) < self._pace.now.parallel_batches
-        return in_pace and unkept < 2 * self._upper.parallel_batches
+    def _asked(self, task: Request | Probe) -> Vectors | None:
+        """Send one request; runs in a worker thread."""
+        if isinstance(task, Probe):
+            self._client.check_canary(task.address, self._info, self._canary)
+            return None
+        texts = [text.text for text in task.batch.texts]
+        return self._client.embed(task.address, texts, info=self._info, truncate=self._truncate)
 
     def _part_is_due(self) -> bool:
         if not self._answers:
@@ -118,63 +143,68 @@ class EmbeddingStream:
         return enough or waited_s >= KEEP_WITHIN_S or not self._in_flight
 
     def _collect(self) -> None:
-        """Wait for an answer, or until the waiting answers are due."""
-        # Every attempt has its own deadline; this one only guards against our own bugs.
-        left_s = ATTEMPTS * (self._client.timeout_s + 2.0 * LONGEST_WAIT_S)
+        """Wait until an answer comes, or something else is due."""
+        now_s = time.monotonic()
+        due = [self._dispatch.wake_at(now_s)]
         if self._answers:
-            left_s = max(0.0, self._first_answer_at + KEEP_WITHIN_S - time.monotonic())
-        done, self._in_flight = wait(self._in_flight, left_s, FIRST_COMPLETED)
-        if not done and not self._answers:
-            raise RuntimeError(
-                f"no request ended within {left_s:.0f} s: this is a bug in EmbeddingClient"
-            )
+            due.append(self._first_answer_at + KEEP_WITHIN_S)
+        # Every request ends by its own deadline; this one only guards against our own bugs.
+        guard_s = now_s + 2 * self._client.timeout_s + 60
+        until_s = min([moment for moment in due if moment is not None], default=guard_s)
+        if not self._in_flight:
+            self._client.pause(until_s - now_s)
+            return
+        done, _ = wait(self._in_flight, max(0.0, until_s - now_s), FIRST_COMPLETED)
+        if not done and until_s == guard_s:
+            raise RuntimeError("a request outlived its deadline: this is a bug in EmbeddingClient")
         for future in done:
-            try:
-                answer = future.result()
-            except EmbeddingError as error:
-                self._failure = self._failure or error
-                continue
-            if not self._answers:
-                self._first_answer_at = time.monotonic()
-            self._answers.append(answer)
-            self._count(answer)
+            self._ended(future, self._in_flight.pop(future))
 
-    def _count(self, answer: _Answer) -> None:
-        self._traffic.texts += len(answer.part.text_hashes)
-        self._traffic.tokens += answer.tokens
-        self._traffic.requests += answer.requests
-        self._traffic.refusals += answer.refusals
-        if self._adaptive and answer.refusals:
-            self._pace = after_refusal(self._pace)
-        elif self._adaptive:
-            self._pace = after_answer(self._pace, self._upper)
+    def _ended(self, future: Future[Vectors | None], task: Request | Probe) -> None:
+        try:
+            answer, error = future.result(), None
+        except EmbeddingError as failure:
+            answer, error = None, failure
+        now_s = time.monotonic()
+        if isinstance(task, Probe):
+            self._dispatch.probed(task, error, now_s)
+        elif error is not None:
+            self._dispatch.failed(task, error, now_s)
+        elif answer is not None:
+            self._took(task, answer)
+            self._dispatch.answered(task, sum(answer.tokens), now_s)
+        self._traffic.refusals = self._dispatch.refusals
+        self._traffic.rejections = self._dispatch.rejections
 
-    def _embed_batch(self, batch: list[Text]) -> _Answer:
-        """Embed one batch, leaving out texts that the service rejects; runs in a worker thread."""
-        rejections: list[Rejection] = []
-        requests = 0
-        while batch:
-            try:
-                answer = self._client.embed([text.text for text in batch], info=self._info)
-            except TextRejected as error:
-                if not 0 <= error.index < len(batch):
-                    raise
-                requests += 1
-                rejected = batch.pop(error.index)
-                rejections.append(Rejection(rejected.text_hash, error.reason, attempts=1))
-                continue
-            hashes = tuple(text.text_hash for text in batch)
-            part = Part(hashes, answer.vectors, tuple(rejections))
-            requests += answer.attempts
-            return _Answer(part, sum(answer.tokens), requests, answer.refusals)
-        nothing = np.empty((0, self._info.space.dimensions), dtype=np.float32)
-        return _Answer(Part((), nothing, tuple(rejections)), 0, requests, 0)
+    def _took(self, request: Request, answer: Vectors) -> None:
+        if not self._answers:
+            self._first_answer_at = time.monotonic()
+        hashes = tuple(text.text_hash for text in request.batch.texts)
+        self._answers.append(_Answer(hashes, answer))
+        traffic = self._traffic
+        traffic.texts += len(hashes)
+        traffic.tokens += sum(answer.tokens)
+        done = traffic.by_address.get(request.address, 0)
+        traffic.by_address[request.address] = done + len(hashes)
 
+    def _note_pace(self) -> None:
+        pace, path = self._dispatch.pace, self._traffic.path
+        if (not path or path[-1].bounds != pace.now) and len(path) < _MOST_STEPS:
+            at_s = time.monotonic() - self._started
+            path.append(Step(at_s, pace.now, pace.why, pace.rate))
 
-def _joined(answers: list[_Answer]) -> Part:
-    parts = [answer.part for answer in answers]
-    return Part(
-        text_hashes=tuple(name for part in parts for name in part.text_hashes),
-        vectors=np.concatenate([part.vectors for part in parts]),
-        rejections=tuple(rejection for part in parts for rejection in part.rejections),
-    )
+    def _joined(self) -> Part:
+        """Return the waiting answers as one part."""
+        self._traffic.seconds = time.monotonic() - self._started
+        answers, self._answers = self._answers, []
+        cut = (
+            name
+            for answer in answers
+            for name, is_cut in zip(answer.hashes, answer.vectors.truncated, strict=True)
+            if is_cut
+        )
+        return Part(
+            text_hashes=tuple(name for answer in answers for name in answer.hashes),
+            vectors=np.concatenate([answer.vectors.vectors for answer in answers]),
+            truncated=frozenset(cut),
+        )

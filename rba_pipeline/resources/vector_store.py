@@ -203,6 +203,14 @@ class VectorStore(dg.ConfigurableResource):
                 [self.corpus],
             ).fetchall()
 
+    def drop_from_quarantine(self, kind: str, names: Collection[str]) -> None:
+        """Take the entries ``names`` of one kind off the list, in every window."""
+        with self._translated():
+            self._ready().execute(
+                "DELETE FROM quarantine WHERE corpus = %s AND kind = %s AND name = ANY(%s)",
+                [self.corpus, kind, list(names)],
+            )
+
     def count(self, space: str | None = None) -> tuple[int, int]:
         """Return documents and searchable chunks of the corpus, in ``space`` or the active one."""
         with self._translated():

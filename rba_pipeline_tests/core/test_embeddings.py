@@ -8,14 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rba_pipeline.core.embeddings import (
+    Outcome,
     Rejection,
+    Space,
     Text,
     batched,
     by_similar_length,
+    check_canary,
     decode_vectors,
     outcomes_of,
 )
-from rba_pipeline.core.errors import ContractBroken
+from rba_pipeline.core.errors import ContractBroken, VectorsDrifted
 
 UNIT = [np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)]
 
@@ -84,24 +87,87 @@ def test_sorting_by_length_loses_no_text(lengths: list[int], look_ahead: int) ->
         assert [text.tokens for text in block] == sorted((t.tokens for t in block), reverse=True)
 
 
+NOTHING = {
+    "embedded": frozenset(),
+    "truncated": frozenset(),
+    "reused": frozenset(),
+    "rejections": (),
+    "earlier": {},
+}
+
+
+def quarantined(name: str, reason: str, attempts: int, *, is_forgotten: bool = False) -> Outcome:
+    return Outcome(name, "quarantined", reason, attempts, 5, is_forgotten)
+
+
 def test_a_text_without_an_outcome_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="text b has no outcome"):
-        outcomes_of(
-            {"a": 1, "b": 1}, embedded={"a"}, reused=set(), rejections=[], earlier_attempts={}
-        )
+        outcomes_of({"a": 1, "b": 1}, **{**NOTHING, "embedded": {"a"}})
 
 
 def test_every_text_has_one_outcome_and_attempts_add_up() -> None:
     outcomes = outcomes_of(
-        {"a": 3, "b": 4, "c": 5},
-        embedded={"b"},
+        {"a": 3, "b": 4, "c": 5, "d": 5, "e": 6},
+        embedded={"b", "e"},
+        truncated={"e"},
         reused={"a"},
-        rejections=[Rejection("c", "text_invalid", attempts=1)],
-        earlier_attempts={"c": 2},
-    )
+        rejections=[Rejection("c", "model_failed", attempts=3)],
+        earlier={
+            "c": quarantined("c", "model_failed", 3), "d": quarantined("d", "text_empty", 1)
+        },
+    )  # fmt: skip
 
     assert [(row.text_hash, row.outcome, row.reason, row.attempts) for row in outcomes] == [
         ("a", "reused", None, 0),
         ("b", "embedded", None, 0),
-        ("c", "quarantined", "text_invalid", 3),
+        ("c", "quarantined", "model_failed", 6),
+        ("d", "quarantined", "text_empty", 1),
+        ("e", "truncated", None, 0),
     ]
+
+
+def test_a_truncated_text_stays_known_as_such_when_it_is_reused() -> None:
+    (outcome,) = outcomes_of(
+        {"a": 9},
+        **{**NOTHING, "reused": {"a"}, "earlier": {"a": Outcome("a", "truncated", None, 0, 9)}},
+    )
+
+    assert outcome.outcome == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "truncate", "held"),
+    [
+        pytest.param(Outcome("a", "embedded", None, 0, 5), False, False, id="embedded"),
+        pytest.param(quarantined("a", "text_empty", 1), False, True, id="never-embeddable"),
+        pytest.param(quarantined("a", "text_too_long", 1), False, True, id="too-long"),
+        pytest.param(quarantined("a", "text_too_long", 1), True, False, id="may-be-cut-now"),
+        pytest.param(quarantined("a", "model_failed", 3), False, False, id="may-pass"),
+        pytest.param(quarantined("a", "model_failed", 9), False, True, id="does-not-pass"),
+        pytest.param(quarantined("a", "text_empty", 0), False, False, id="to-be-retried"),
+        pytest.param(
+            quarantined("a", "model_failed", 3, is_forgotten=True), False, True, id="forgotten"
+        ),
+    ],
+)
+def test_a_text_that_is_known_to_fail_is_not_sent_again(
+    outcome: Outcome, truncate: bool, held: bool
+) -> None:
+    assert outcome.is_held(truncate=truncate) is held
+
+
+def test_a_canary_that_sings_another_song_is_refused_with_its_cosine() -> None:
+    space = Space("s" * 32, "model", 2, {})
+    before, after = np.float32([1, 0]), np.float32([0.9998, 0.02])
+
+    check_canary(before, None, "http://a", space)
+    check_canary(np.float32([0.99999, 0.004]), before, "http://a", space)
+    with pytest.raises(VectorsDrifted, match=r"http://a .* cosine of 0\.99980"):
+        check_canary(after, before, "http://a", space)
+
+
+def test_a_canary_of_nan_is_refused() -> None:
+    space = Space("s" * 32, "model", 2, {})
+
+    with pytest.raises(VectorsDrifted):
+        check_canary(np.float32([np.nan, 0]), np.float32([1, 0]), "http://a", space)

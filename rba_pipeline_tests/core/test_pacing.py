@@ -1,51 +1,183 @@
-"""Down on refusal, up again within the bounds."""
+"""The pace that a service is fastest at, found in simulated time, and what each event does."""
 
-from rba_pipeline.core.pacing import Pace, after_answer, after_refusal
+import pytest
+
+from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
+from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.pacing import (
+    Answered,
+    Pace,
+    after_answer,
+    after_refusal,
+    for_backlog,
+    started,
+)
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline_tests.core.simulated_service import (
+    Phase,
+    Shape,
+    SimulatedService,
+    best_fixed,
+    contends,
+    falls_off_a_cliff,
+    peaks,
+    saturates,
+    settings,
+)
 
-UPPER = Bounds(8, 4)
+STEPS = BacklogSteps.read(USUAL_STEPS)
+UPPER = Bounds(32, 8)
+SHAPES = [saturates, peaks, falls_off_a_cliff, contends]
+SPEED = 100.0
 
 
-def test_waves_of_refusals_halve_requests_first_and_texts_last() -> None:
-    pace = Pace(UPPER)
-    seen = [pace.now]
+def pace_of(upper: Bounds = UPPER, backlog: int = 10**6, timeout_s: float = 240) -> Pace:
+    return started(upper, timeout_s=timeout_s, backlog=backlog, steps=STEPS)
+
+
+def answers(pace: Pace, rate: float, count: int, at_s: float = 0.0) -> tuple[Pace, float]:
+    """Let ``count`` answers arrive, evenly, at ``rate`` texts per second; return pace and time."""
+    for _ in range(count):
+        texts = pace.now.batch_size
+        at_s += texts / rate
+        sent_at_s = at_s - texts * pace.now.parallel_batches / rate
+        pace = after_answer(pace, Answered(pace.change, sent_at_s, at_s, texts, 100 * texts))
+    return pace, at_s
+
+
+@pytest.mark.parametrize("upper", [UPPER, Bounds(32, 64)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "factors", [(1, 4, 1, 0.25), (1, 0.25, 1, 4), (4, 1, 0.25, 1)], ids=lambda factors: str(factors)
+)
+@pytest.mark.parametrize("limit", [None, 64], ids=["admits-all", "refuses"])
+def test_nine_tenths_of_the_best_fixed_setting_whatever_the_service_and_its_changes(
+    upper: Bounds, shape: Shape, factors: tuple[float, ...], limit: int | None
+) -> None:
+    # As much work in every phase; what a service admits grows with its speed.
+    phases = [
+        Phase(300 / factor**0.5, SPEED * factor, int(limit * factor) if limit else 1 << 30)
+        for factor in factors
+    ]
+
+    found = SimulatedService(shape, phases).run(pace_of(upper), STEPS)
+
+    for phase, texts in zip(phases, found.texts, strict=True):
+        best = phase.texts_per_second * best_fixed(shape, upper, phase.limit)
+        assert texts / phase.seconds >= 0.9 * best
+    assert found.refusals < 0.02 * found.requests
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_simulated_services_tell_settings_apart(shape: Shape) -> None:
+    shares = [share for _, share in settings(shape, UPPER)]
+
+    assert min(shares) <= 0.5 * max(shares)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_setting_is_beyond_the_launch_values(shape: Shape) -> None:
+    upper = Bounds(6, 3)
+
+    found = SimulatedService(shape, [Phase(600, SPEED)]).run(pace_of(upper), STEPS)
+
+    assert found.largest.batch_size <= 6
+    assert found.largest.parallel_batches <= 3
+
+
+def test_a_run_begins_with_the_batch_size_of_its_backlog_and_two_requests() -> None:
+    begun = {backlog: pace_of(backlog=backlog).now for backlog in (1, 100, 101, 1000, 1001)}
+
+    assert begun == {
+        1: Bounds(8, 2), 100: Bounds(8, 2), 101: Bounds(16, 2), 1000: Bounds(16, 2),
+        1001: Bounds(32, 2),
+    }  # fmt: skip
+
+
+def test_the_launch_values_bound_the_beginning_too() -> None:
+    assert pace_of(Bounds(4, 1)).now == Bounds(4, 1)
+
+
+def test_when_little_is_left_requests_get_smaller_and_more() -> None:
+    pace = for_backlog(pace_of(Bounds(32, 8), backlog=5000), 900, STEPS)
+    later = for_backlog(pace, 60, STEPS)
+
+    assert (pace.now, later.now) == (Bounds(16, 4), Bounds(8, 8))
+
+
+def test_more_requests_are_kept_if_they_are_faster() -> None:
+    pace, at_s = answers(pace_of(), 50, 9)
+    assert pace.now == Bounds(32, 4)
+
+    faster, _ = answers(pace, 80, 17, at_s)
+
+    assert faster.now == Bounds(32, 8)
+
+
+def test_more_requests_are_given_up_if_they_are_no_faster() -> None:
+    pace, at_s = answers(pace_of(), 50, 9)
+
+    back, _ = answers(pace, 50, 17, at_s)
+
+    assert back.now == Bounds(32, 2)
+    assert back.why == "more requests: no gain"
+
+
+def test_a_setting_that_is_much_slower_is_left_before_its_window_is_full() -> None:
+    pace, at_s = answers(pace_of(), 50, 9)
+
+    back, _ = answers(pace, 5, 4, at_s)
+
+    assert (back.now, back.why) == (Bounds(32, 2), "more requests: much slower")
+
+
+def test_a_wave_of_refusals_halves_once() -> None:
+    pace = pace_of(Bounds(8, 4))
+    wave = pace.change
+    for _ in range(4):
+        pace = after_refusal(pace, wave)
+
+    assert pace.now == Bounds(8, 1)
+
+
+def test_refusals_lead_down_to_one_text_in_one_request_and_no_further() -> None:
+    pace, seen = pace_of(Bounds(8, 4)), []
     for _ in range(6):
-        for _ in range(pace.now.parallel_batches):
-            pace = after_refusal(pace)
-        while pace.unanswered:
-            pace = after_refusal(pace)
+        pace = after_refusal(pace, pace.change)
         seen.append(pace.now)
 
     assert seen == [
-        Bounds(8, 4), Bounds(8, 2), Bounds(8, 1),
-        Bounds(4, 1), Bounds(2, 1), Bounds(1, 1), Bounds(1, 1),
+        Bounds(8, 1), Bounds(4, 1), Bounds(2, 1), Bounds(1, 1), Bounds(1, 1), Bounds(1, 1)
     ]  # fmt: skip
 
 
-def test_the_requests_of_one_wave_halve_once() -> None:
-    pace = Pace(UPPER)
-    for _ in range(UPPER.parallel_batches):
-        pace = after_refusal(pace)
+def test_a_trial_that_is_refused_leads_back_to_the_best_setting() -> None:
+    pace, _ = answers(pace_of(), 50, 9)
 
-    assert pace.now == Bounds(8, 2)
+    assert after_refusal(pace, pace.change).now == Bounds(32, 2)
 
 
-def test_answers_lead_back_to_the_upper_bound_and_never_beyond() -> None:
-    pace = Pace(Bounds(1, 1))
-    seen = [pace.now]
+def test_answers_of_an_earlier_setting_do_not_count() -> None:
+    pace, at_s = answers(pace_of(), 50, 9)
+    stale = Answered(pace.change - 1, at_s, at_s + 1, 32, 3200)
+
     for _ in range(40):
-        pace = after_answer(pace, UPPER)
-        seen.append(pace.now)
+        pace = after_answer(pace, stale)
 
-    assert seen[-1] == UPPER
-    assert max(bounds.batch_size for bounds in seen) == 8
-    assert max(bounds.parallel_batches for bounds in seen) == 4
+    assert pace.now == Bounds(32, 4)
 
 
-def test_one_step_up_needs_a_whole_round_of_answers() -> None:
-    pace = Pace(Bounds(8, 3))
+def test_no_more_is_tried_where_an_answer_would_come_near_its_time_out() -> None:
+    # Two requests of 32 at 3 texts per second: 21 s each, with four 43 s; a quarter is allowed.
+    patient, _ = answers(pace_of(timeout_s=240), 3, 9)
+    hurried, _ = answers(pace_of(timeout_s=60), 3, 9)
 
-    first, second = after_answer(pace, UPPER), after_answer(after_answer(pace, UPPER), UPPER)
+    assert (patient.now, hurried.now) == (Bounds(32, 4), Bounds(32, 1))
 
-    assert first.now == second.now == Bounds(8, 3)
-    assert after_answer(second, UPPER).now == Bounds(8, 4)
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "0:8,x:16", "10:8", "0:8,0:16", "100:16,0:8", "0:0", "0:8:9"]
+)
+def test_steps_that_cannot_be_meant_are_refused(text: str) -> None:
+    with pytest.raises(BadSetting):
+        BacklogSteps.read(text)

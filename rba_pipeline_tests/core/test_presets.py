@@ -14,26 +14,36 @@ from rba_pipeline.core.presets import (
 
 
 @pytest.mark.parametrize(
-    ("preset", "device", "cores", "expected"),
+    ("preset", "device", "cores", "adaptive", "expected"),
     [
-        pytest.param("cpu-dev", "cuda", 64, Bounds(4, 2), id="a-named-preset-ignores-the-machine"),
-        pytest.param("cpu-prod", "cpu", 1, Bounds(8, 4), id="cpu-prod"),
-        pytest.param("gpu", "cpu", 1, Bounds(32, 8), id="gpu"),
-        pytest.param("auto", "cpu", 2, Bounds(4, 2), id="auto-on-a-small-cpu"),
-        pytest.param("auto", "cpu", 4, Bounds(8, 4), id="auto-on-four-cores"),
-        pytest.param("auto", "cuda", 2, Bounds(32, 8), id="auto-on-a-gpu"),
+        pytest.param("cpu-dev", "cuda", 64, True, Bounds(4, 2), id="cpu-dev-on-any-machine"),
+        pytest.param("cpu-prod", "cpu", 1, True, Bounds(8, 4), id="cpu-prod"),
+        pytest.param("gpu", "cpu", 1, False, Bounds(32, 8), id="gpu"),
+        pytest.param("auto", "cpu", 2, False, Bounds(4, 2), id="auto-on-a-small-cpu"),
+        pytest.param("auto", "cpu", 4, False, Bounds(8, 4), id="auto-on-four-cores"),
+        pytest.param("auto", "cuda", 2, False, Bounds(32, 8), id="auto-on-a-gpu"),
+        pytest.param("auto", "cpu", 2, True, Bounds(32, 8), id="auto-finds-its-own-pace"),
     ],
 )
-def test_a_preset_gives_both_bounds(preset: str, device: str, cores: int, expected: Bounds) -> None:
+def test_a_preset_gives_both_bounds(
+    preset: str, device: str, cores: int, adaptive: bool, expected: Bounds
+) -> None:
     bounds = effective_bounds(
-        preset, batch_size=None, parallel_batches=None, device=device, cores=cores
+        preset,
+        batch_size=None,
+        parallel_batches=None,
+        device=device,
+        cores=cores,
+        adaptive=adaptive,
     )
 
     assert bounds == expected
 
 
 def test_a_value_that_was_set_beats_the_preset() -> None:
-    bounds = effective_bounds("gpu", batch_size=5, parallel_batches=None, device="cpu", cores=2)
+    bounds = effective_bounds(
+        "gpu", batch_size=5, parallel_batches=None, device="cpu", cores=2, adaptive=True
+    )
 
     assert bounds == Bounds(5, 8)
 

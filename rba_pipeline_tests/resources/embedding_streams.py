@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rba_pipeline.core.embeddings import Part, Text
+from rba_pipeline.core.embeddings import CANARY, Part, Text
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline_tests.oracle_service import KEY, OracleService, oracle_vector
@@ -15,7 +15,14 @@ PATIENCE_S = 20
 
 
 def embedding(oracle: OracleService, batch: int, parallel: int, **more: object) -> Embedding:
-    values = {"api_url": oracle.url, "api_key": KEY, "timeout_s": PATIENCE_S, **more}
+    values = {
+        "api_url": oracle.url,
+        "api_key": KEY,
+        "timeout_s": PATIENCE_S,
+        "outage_s": PATIENCE_S,
+        "adaptive": False,
+        **more,
+    }
     return Embedding(batch_size=batch, parallel_batches=parallel, **values)
 
 
@@ -29,7 +36,9 @@ def stream(
 ) -> Iterator[Part]:
     return resource.embed_stream(
         wanted,
+        total=len(wanted),
         info=resource.handshake(),
+        canary=oracle_vector(CANARY),
         traffic=traffic or Traffic(),
         on_progress=lambda so_far: None,
     )

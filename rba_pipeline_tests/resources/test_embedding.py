@@ -1,5 +1,6 @@
 """The stream of vectors: all texts, once, within the bounds, handed over in time."""
 
+import json
 import threading
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rba_pipeline.core.presets import Bounds
 from rba_pipeline_tests.oracle_service import OracleService, Reply
 from rba_pipeline_tests.resources.embedding_streams import (
     PATIENCE_S,
@@ -163,7 +165,7 @@ def test_a_part_is_handed_over_within_two_seconds_though_answers_are_few(
 @pytest.mark.parametrize(
     ("adaptive", "sizes"),
     [
-        pytest.param(True, [8, 8, 4, 8, 8], id="adaptive-halves-and-recovers"),
+        pytest.param(True, [8, 8, 4, 4, 4, 4, 4], id="adaptive-halves"),
         pytest.param(False, [8, 8, 8, 8, 4], id="fixed-stays"),
     ],
 )
@@ -177,4 +179,32 @@ def test_a_refusal_makes_only_an_adaptive_run_lean_less(
     _, traffic = embed_all(embedding(oracle, 8, 1, adaptive=adaptive), texts(28))
 
     assert [len(sent) for sent in oracle.sent] == sizes
-    assert (traffic.refusals, traffic.requests, traffic.texts) == (1, 5, 28)
+    assert (traffic.refusals, traffic.requests, traffic.texts) == (1, len(sizes), 28)
+
+
+def test_the_path_of_the_pace_begins_at_zero_and_says_why_it_changed(oracle: OracleService) -> None:
+    oracle.script = lambda number, sent: (
+        Reply.error(429, "queue_full", Retry_After="0") if number == 0 else None
+    )
+    _, traffic = embed_all(embedding(oracle, 8, 2, adaptive=True), texts(28))
+
+    assert [(step.bounds, step.why) for step in traffic.path] == [
+        (Bounds(8, 2), "start"), (Bounds(8, 1), "refused"),
+    ]  # fmt: skip
+    assert traffic.path[0].at_s < traffic.path[1].at_s < traffic.seconds
+
+
+def test_a_text_that_was_cut_is_reported(oracle: OracleService) -> None:
+    wanted = texts(5)
+
+    def cut_the_third(number: int, sent: list[str]) -> Reply:
+        body = json.loads(oracle.regular(sent).body)
+        for item, text in zip(body["data"], sent, strict=True):
+            item["truncated"] = text == wanted[2].text
+        return Reply(200, json.dumps(body).encode())
+
+    oracle.script = cut_the_third
+    parts, _ = embed_all(embedding(oracle, 2, 2, truncate=True), wanted)
+
+    assert set().union(*(part.truncated for part in parts)) == {wanted[2].text_hash}
+    assert_each_has_its_own_vector(parts, wanted)

@@ -37,7 +37,7 @@ def test_items_in_another_order_are_placed_by_their_index(
 ) -> None:
     oracle.script = once(altered(oracle, lambda body: body["data"].reverse()))
 
-    answer = client.embed(TEXTS, info=client.info())
+    answer = client.embed(oracle.url, TEXTS, info=client.info())
 
     np.testing.assert_array_equal(answer.vectors, [oracle_vector(text) for text in TEXTS])
     assert answer.tokens == (1, 3, 1)
@@ -69,7 +69,7 @@ def test_an_answer_that_does_not_fit_its_request_is_refused_whole(
     oracle.script = once(altered(oracle, change))
 
     with pytest.raises(ContractBroken, match=message):
-        client.embed(TEXTS, info=client.info())
+        client.embed(oracle.url, TEXTS, info=client.info())
 
     assert len(oracle.sent) == 1
 
@@ -90,7 +90,7 @@ def test_a_body_that_is_no_json_object_is_refused(
     oracle.script = once(Reply(200, body))
 
     with pytest.raises(ContractBroken, match=message):
-        client.embed(TEXTS, info=client.info())
+        client.embed(oracle.url, TEXTS, info=client.info())
 
 
 def test_a_service_that_was_restarted_with_another_model_stops_the_run(
@@ -100,4 +100,4 @@ def test_a_service_that_was_restarted_with_another_model_stops_the_run(
     oracle.model = "another"
 
     with pytest.raises(WrongSpace, match=f"space {oracle.space()}.*{first}.*oracle"):
-        client.embed(TEXTS, info=info)
+        client.embed(oracle.url, TEXTS, info=info)

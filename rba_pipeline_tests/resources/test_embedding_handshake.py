@@ -88,11 +88,16 @@ def test_a_page_that_is_no_object_is_refused(body: bytes) -> None:
     assert isinstance(answer_to_info(body), ContractBroken)
 
 
-def test_every_address_has_to_answer_and_one_that_is_down_is_named_with_what_to_do(
-    oracle: OracleService,
-) -> None:
+def test_an_address_that_is_down_is_named_and_the_others_serve(oracle: OracleService) -> None:
+    info = client_of(NOBODY, oracle.url).info()
+
+    assert info.unreachable == (NOBODY,)
+    assert info.space.id == oracle.space()
+
+
+def test_where_no_address_answers_one_is_named_with_what_to_do() -> None:
     with pytest.raises(ServiceUnavailable, match=rf"{NOBODY} .*make up.*EMBEDDING_API_URL"):
-        client_of(oracle.url, NOBODY).info()
+        client_of(NOBODY, "http://127.0.0.1:10").info()
 
 
 def test_addresses_with_different_models_are_refused_and_both_named(oracle: OracleService) -> None:
@@ -103,15 +108,13 @@ def test_addresses_with_different_models_are_refused_and_both_named(oracle: Orac
         assert part in str(raised.value)
 
 
-def test_two_addresses_of_one_model_share_the_requests(oracle: OracleService) -> None:
-    with OracleService() as other:
-        client = client_of(oracle.url, other.url)
-        info = client.info()
-        for number in range(6):
-            client.embed([f"text {number}"], info=info)
-
-        assert len(oracle.sent) == len(other.sent) == 3
-
-
 def test_the_busy_time_of_all_addresses_is_summed(oracle: OracleService) -> None:
     assert client_of(oracle.url, oracle.url).busy_s() == 0.0
+
+
+def test_the_speed_of_all_engines_is_summed_once_they_have_worked() -> None:
+    with OracleService() as one, OracleService() as other:
+        one.stats = other.stats = {"busy_s": 4.0, "tokens": 1000}
+        assert client_of(one.url, other.url).tokens_per_second() == 500.0
+        one.stats = {"busy_s": 0.1, "tokens": 1000}
+        assert client_of(one.url, NOBODY).tokens_per_second() == 0.0

@@ -22,9 +22,12 @@ def test_the_bounds_are_what_was_set_then_the_preset_within_the_services_limits(
 ) -> None:
     class Small(OracleService):
         def info(self) -> dict[str, object]:
-            return {**super().info(), "limits": {"max_texts": 100, "max_queue_tokens": 524_288}}
+            limits = {**super().info()["limits"], "max_texts": 100}
+            return {**super().info(), "limits": limits}
 
-    resource = Embedding(preset=Preset(preset), batch_size=batch, parallel_batches=parallel)
+    resource = Embedding(
+        preset=Preset(preset), batch_size=batch, parallel_batches=parallel, adaptive=False
+    )
     with Small() as oracle:
         resource = resource.model_copy(update={"api_url": oracle.url, "api_key": KEY})
         with resource.open():
@@ -44,7 +47,10 @@ def test_the_effective_settings_are_complete_and_without_the_key(oracle: OracleS
         "batch_size": 6,
         "parallel_batches": 2,
         "timeout_s": 240,
+        "outage_s": 300,
         "adaptive": False,
+        "backlog_batches": "0:8,100:16,1000:32",
+        "truncate": False,
         "api_url": oracle.url,
     }
 
@@ -55,6 +61,8 @@ def test_the_effective_settings_are_complete_and_without_the_key(oracle: OracleS
         pytest.param({"batch_size": 0}, "batch_size=0", id="batch-size"),
         pytest.param({"parallel_batches": 65}, "from 1 to 64", id="parallel-batches"),
         pytest.param({"timeout_s": 0}, "from 1 to 3600", id="timeout"),
+        pytest.param({"outage_s": 0}, "from 1 to 86400", id="outage"),
+        pytest.param({"backlog_batches": "8"}, "texts left:texts per request", id="backlog"),
         pytest.param({"api_url": ""}, "expected one or several http", id="no-address"),
         pytest.param({"api_url": "localhost:8000"}, "expected one or several", id="no-scheme"),
         pytest.param({"api_url": "http://a,ftp://b"}, "expected one or several", id="one-is-wrong"),
@@ -75,11 +83,13 @@ def test_a_password_in_an_address_is_not_repeated_in_the_message() -> None:
     assert "hush" not in str(raised.value)
 
 
-def test_several_addresses_may_have_spaces_and_a_last_comma(oracle: OracleService) -> None:
-    resource = Embedding(api_url=f" {oracle.url} , {oracle.url}/,", api_key=KEY)
+def test_several_addresses_may_have_spaces_a_last_comma_and_come_twice(
+    oracle: OracleService,
+) -> None:
+    resource = Embedding(api_url=f" {oracle.url} , {oracle.url}/, http://b ,", api_key=KEY)
 
     with resource.open() as client:
-        assert client.addresses == [oracle.url, oracle.url]
+        assert client.addresses == [oracle.url, "http://b"]
 
 
 def test_the_client_is_there_only_while_the_resource_is_open(oracle: OracleService) -> None:

@@ -234,11 +234,36 @@ def test_outcomes_of_a_partition_that_never_ran_say_what_to_materialise(tmp_path
         writer(tmp_path).outcomes(YEAR)
 
 
-def test_earlier_attempts_are_those_of_quarantined_texts_and_none_at_first(tmp_path: Path) -> None:
+def test_earlier_outcomes_are_those_of_the_same_window_and_space(tmp_path: Path) -> None:
     store, june = writer(tmp_path), Window(date(2013, 6, 1), date(2013, 7, 1))
-    assert store.earlier_attempts(YEAR) == {}
+    assert store.earlier(YEAR, SPACE.id) == {}
 
     store.write_outcomes(YEAR, OUTCOMES)
 
-    assert store.earlier_attempts(YEAR) == {sha256("c"): 2}
-    assert store.earlier_attempts(june) == {}
+    assert store.earlier(YEAR, SPACE.id) == {row.text_hash: row for row in OUTCOMES.rows}
+    assert store.earlier(YEAR, "another space") == store.earlier(june, SPACE.id) == {}
+
+
+def test_a_quarantined_text_is_changed_in_every_window_and_others_are_not(tmp_path: Path) -> None:
+    store, june = writer(tmp_path), Window(date(2013, 6, 1), date(2013, 7, 1))
+    store.write_outcomes(YEAR, OUTCOMES)
+    store.write_outcomes(june, OUTCOMES)
+    names = [sha256("a"), sha256("c")]
+
+    found = store.quarantined_in(names)
+    store.change_quarantined(names, lambda row: replace(row, attempts=0))
+
+    assert found == {sha256("c"): sorted([YEAR.name, june.name])}
+    changed = replace(OUTCOMES.rows[2], attempts=0)
+    for window in (YEAR, june):
+        assert store.outcomes(window) == replace(OUTCOMES, rows=(*OUTCOMES.rows[:2], changed))
+
+
+def test_the_canary_of_a_space_is_kept_for_later_runs(tmp_path: Path) -> None:
+    vector = np.float32([0.6, 0.8])
+    assert writer(tmp_path).canary("s") is None
+
+    writer(tmp_path).keep_canary("s", vector)
+
+    np.testing.assert_array_equal(writer(tmp_path).canary("s"), vector)
+    assert writer(tmp_path).canary("another") is None

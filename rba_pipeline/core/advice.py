@@ -1,0 +1,90 @@
+"""What whoever launched a run should be told before it begins: the pitfalls that apply to it."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rba_pipeline.core.presets import RANGES, Bounds
+
+# The guide's range for a CPU, and twice the cores where there are more of them.
+_REQUESTS_ON_A_CPU = 4
+# A request should have its answer in half of its time-out: the machine may be busy otherwise.
+_SHARE_OF_TIMEOUT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the advice depends on.
+
+    Attributes:
+        batch_size, parallel_batches: As the user set them; ``None``: not set.
+        in_flight: What will be in flight at once at first.
+        server_batch_size: Texts of one forward pass of the service.
+        tokens_per_text: Of the texts of this run, on average.
+        rate: Measured tokens per second of the service; 0 where it has not worked yet.
+    """
+
+    batch_size: int | None
+    parallel_batches: int | None
+    in_flight: Bounds
+    timeout_s: float
+    device: str
+    cores: int
+    max_texts: int
+    server_batch_size: int
+    tokens_per_text: float
+    rate: float
+    unreachable: tuple[str, ...] = ()
+
+
+def advice(run: Circumstances) -> list[str]:
+    """Return a sentence for each pitfall that applies, with the value to use."""
+    return [*_of_addresses(run), *_of_parallelism(run), *_of_batch_size(run), *_of_timeout(run)]
+
+
+def _of_addresses(run: Circumstances) -> Iterator[str]:
+    for address in run.unreachable:
+        yield (
+            f"{address} does not answer: the run begins without it, and takes it in when it is back"
+        )
+
+
+def _of_parallelism(run: Circumstances) -> Iterator[str]:
+    enough = max(_REQUESTS_ON_A_CPU, 2 * run.cores)
+    if run.device == "cpu" and (run.parallel_batches or 0) > enough:
+        yield (
+            f"parallel_batches={run.parallel_batches} is too much parallelism for {run.cores} "
+            f"cores: more requests wait longer and are not faster. Use {enough}"
+        )
+
+
+def _of_batch_size(run: Circumstances) -> Iterator[str]:
+    if run.batch_size is None:
+        return
+    if run.batch_size > run.max_texts:
+        yield (
+            f"batch_size={run.batch_size} is over the service's limit: its requests hold at most "
+            f"{run.max_texts} texts, and so will this run's. Use {run.max_texts}"
+        )
+    elif run.batch_size > run.server_batch_size:
+        yield (
+            f"batch_size={run.batch_size} is over the service's own: it computes at most "
+            f"{run.server_batch_size} texts at once, so that a larger request only takes longer. "
+            f"Use {run.server_batch_size}"
+        )
+
+
+def _of_timeout(run: Circumstances) -> Iterator[str]:
+    if not run.rate:
+        return
+    texts = run.in_flight.batch_size * run.in_flight.parallel_batches
+    needed_s = texts * run.tokens_per_text / run.rate
+    if needed_s > _SHARE_OF_TIMEOUT * run.timeout_s:
+        asked_s = math.ceil(needed_s / _SHARE_OF_TIMEOUT)
+        most_s = RANGES["timeout_s"][1]
+        fewer = max(1, int(_SHARE_OF_TIMEOUT * run.timeout_s * run.rate / run.tokens_per_text))
+        yield (
+            f"timeout_s={run.timeout_s:g} is below what the service needs: {texts} texts in flight "
+            f"take it about {needed_s:.0f} s, at its measured {run.rate:.0f} tokens per second. "
+            f"Use {min(asked_s, most_s)}, or at most {fewer} texts in flight"
+        )

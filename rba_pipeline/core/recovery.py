@@ -1,0 +1,191 @@
+"""What becomes of the texts of a request that failed: sent again, split, or put aside.
+
+The text that makes a model fail is found by halving. While the left half of a group that is
+known to hold it is tried, the right half waits; what turns out to be innocent goes out again in
+one request. One bad text among ``n`` costs at most 2 · log2 n further requests for ``n`` ≥ 8.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rba_pipeline.core.embeddings import Text
+
+# A text is at fault after as many failed requests that held it, the last of them alone.
+FAILURES_TO_CONVICT = 3
+# A smaller group is halved at once: sending it again costs as much as finding the text.
+SENT_AGAIN_ABOVE = 4
+# Requests without a whole answer: halved from the second time-out, and the third lost connection.
+TIME_OUTS_TO_SPLIT, LOSSES_TO_SPLIT = 2, 3
+# A text whose requests get no answer, alone, though others are answered meanwhile.
+LOSSES_TO_CONVICT = 4
+RESEND_AFTER_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """The search for a text at fault: the other half of its group, and who is innocent so far."""
+
+    sibling: tuple[Text, ...]
+    deferred: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The texts of one request, and what they went through.
+
+    Attributes:
+        failures: Failed requests that held all of them.
+        losses: Requests that held all of them and got no whole answer.
+        failed_at: Addresses where they failed: others are asked first.
+        not_before_s: When they may be sent, on the run's clock.
+        proof: How many answers the run must have seen before they may be sent.
+    """
+
+    texts: tuple[Text, ...]
+    failures: int = 0
+    losses: int = 0
+    failed_at: frozenset[str] = frozenset()
+    hunt: Hunt | None = None
+    not_before_s: float = 0.0
+    proof: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of all texts."""
+        return sum(text.tokens for text in self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A text that failed alone, after a sign of life. It is at fault if there is another one.
+
+    Attributes:
+        proof: How many answers the run has to have seen for that.
+    """
+
+    text: Text
+    reason: str
+    attempts: int
+    proof: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What is to be sent, and who is suspected."""
+
+    batches: tuple[Batch, ...] = ()
+    suspect: Suspect | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a run knows when a request has failed.
+
+    Attributes:
+        address: Where it failed.
+        at_s: When, on the run's clock.
+        answers: Answers that the run has seen so far.
+        addresses: Those that take part now.
+    """
+
+    address: str
+    at_s: float
+    answers: int
+    addresses: frozenset[str]
+
+    def elsewhere(self, batch: "Batch") -> bool:
+        """Return whether an address takes part at which the batch has not failed yet."""
+        return bool(self.addresses - batch.failed_at - {self.address})
+
+
+def after_success(batch: Batch) -> Recovery:
+    """Return what follows a request that was answered."""
+    hunt = batch.hunt
+    if hunt is None:
+        return Recovery()
+    if hunt.sibling:
+        # The left half is innocent: the text is in the right one.
+        return Recovery((_narrowed(replace(batch, texts=hunt.sibling), hunt.deferred),))
+    return Recovery(_fresh(hunt.deferred))
+
+
+def after_model_failure(batch: Batch, seen: Seen) -> Recovery:
+    """Return what follows a request on which the service failed inside."""
+    failed = replace(batch, failures=batch.failures + 1, failed_at=batch.failed_at | {seen.address})
+    if len(batch.texts) == 1:
+        return _alone(failed, seen)
+    # Once more as it is: elsewhere, or where it would cost as much to find the text at once.
+    first = batch.hunt is None and failed.failures == 1
+    if first and (len(batch.texts) > SENT_AGAIN_ABOVE or seen.elsewhere(failed)):
+        return Recovery((replace(failed, not_before_s=seen.at_s + RESEND_AFTER_S),))
+    narrowed = _narrowed(failed, _deferred(batch), frozenset({seen.address}))
+    # The first halving and the last wait for a sign of life: in an outage there is no culprit.
+    if batch.hunt is None or len(narrowed.texts) == 1:
+        narrowed = replace(narrowed, proof=seen.answers + 1)
+    return Recovery((narrowed,))
+
+
+def after_loss(batch: Batch, seen: Seen, *, timed_out: bool, others_answered: bool) -> Recovery:
+    """Return what follows a request without a whole answer.
+
+    Args:
+        timed_out: Whether it took too long, or the connection was refused or lost.
+        others_answered: Whether the service answered other requests meanwhile.
+    """
+    failed_at = batch.failed_at | {seen.address}
+    lost = replace(batch, losses=batch.losses + 1, failed_at=failed_at)
+    if len(batch.texts) == 1:
+        if lost.losses < LOSSES_TO_CONVICT or not others_answered or seen.elsewhere(lost):
+            return Recovery((lost,))
+        reason = "timed_out" if timed_out else "connection_lost"
+        suspect = Suspect(batch.texts[0], reason, lost.losses, seen.answers + 1)
+        return Recovery(_fresh(_deferred(batch)), suspect)
+    # Fewer texts take less time: no proof is needed to try.
+    if timed_out and lost.losses >= TIME_OUTS_TO_SPLIT:
+        return Recovery(halves(lost))
+    if lost.losses >= LOSSES_TO_SPLIT and others_answered:
+        return Recovery(halves(lost))
+    return Recovery((lost,))
+
+
+def halves(batch: Batch) -> tuple[Batch, ...]:
+    """Return two requests of half as many texts each, and one of those that waited."""
+    middle = (len(batch.texts) + 1) // 2
+    parts = (batch.texts[:middle], batch.texts[middle:])
+    return tuple(Batch(part) for part in (*parts, _deferred(batch)) if part)
+
+
+def without(batch: Batch, index: int) -> tuple[Batch, ...]:
+    """Return the request without the text at ``index``, if any text is left."""
+    left = batch.texts[:index] + batch.texts[index + 1 :]
+    if left:
+        return (replace(batch, texts=left),)
+    return after_success(batch).batches
+
+
+def _alone(batch: Batch, seen: Seen) -> Recovery:
+    waiting = _fresh(_deferred(batch))
+    if batch.failures < FAILURES_TO_CONVICT or seen.elsewhere(batch):
+        again = replace(
+            batch, hunt=None, not_before_s=seen.at_s + RESEND_AFTER_S, proof=seen.answers + 1
+        )
+        return Recovery((*waiting, again))
+    suspect = Suspect(batch.texts[0], "model_failed", batch.failures, seen.answers + 1)
+    return Recovery(waiting, suspect)
+
+
+def _narrowed(
+    group: Batch, deferred: Sequence[Text], failed_at: frozenset[str] = frozenset()
+) -> Batch:
+    """Return the request that tries the left half of a group known to hold the text at fault."""
+    middle = len(group.texts) // 2
+    left, right = (group.texts[:middle], group.texts[middle:]) if middle else (group.texts, ())
+    return Batch(left, group.failures, failed_at=failed_at, hunt=Hunt(right, tuple(deferred)))
+
+
+def _deferred(batch: Batch) -> tuple[Text, ...]:
+    return (*batch.hunt.deferred, *batch.hunt.sibling) if batch.hunt else ()
+
+
+def _fresh(texts: tuple[Text, ...]) -> tuple[Batch, ...]:
+    return (Batch(texts),) if texts else ()

@@ -1,0 +1,123 @@
+"""Several addresses of one service: who gets the next request, who is left out, and how long."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+# Seconds that an address is left out after a failure, doubled with each further one in a row.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
+# As many model failures in a row are the address' fault until it is shown to be well.
+FAILURES_IN_A_ROW = 3
+# How much a new measurement of speed counts against the earlier ones.
+_FRESHNESS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One address as a run knows it; times in seconds on the run's clock.
+
+    Attributes:
+        tokens: Tokens in flight there.
+        requests: Requests in flight there.
+        rate: Measured tokens per second; 0 while unknown.
+        failures: Requests that failed in a row.
+        pauses: How often it was left out since its last answer.
+        held_until_s: It was full: no request before.
+        out_until_s: It failed: no probe before; ``None`` while it takes part.
+        is_probed: A probe is in flight.
+    """
+
+    address: str
+    tokens: int = 0
+    requests: int = 0
+    rate: float = 0.0
+    failures: int = 0
+    pauses: int = 0
+    held_until_s: float = 0.0
+    out_until_s: float | None = None
+    is_probed: bool = False
+
+    @property
+    def takes_part(self) -> bool:
+        """Return whether it is not left out."""
+        return self.out_until_s is None
+
+    def takes_requests(self, now_s: float) -> bool:
+        """Return whether a request may be sent there now; one that came back gets one at first."""
+        cautious = self.failures > 0 and self.requests > 0
+        return self.takes_part and self.held_until_s <= now_s and not cautious
+
+    def needs_probe(self, now_s: float) -> bool:
+        """Return whether it is time to see whether it is back."""
+        return self.out_until_s is not None and self.out_until_s <= now_s and not self.is_probed
+
+    def sent(self, tokens: int) -> "Replica":
+        """Return the state after a request with ``tokens`` was sent."""
+        return replace(self, tokens=self.tokens + tokens, requests=self.requests + 1)
+
+    def answered(self, tokens: int, in_flight: int, seconds: float) -> "Replica":
+        """Return the state after an answer.
+
+        Args:
+            tokens: Tokens of the request.
+            in_flight: Tokens in flight there when it was sent, its own among them.
+            seconds: From sending to answer.
+        """
+        # Little's law: what is in flight, divided by how long it stays, is the throughput.
+        seen = in_flight / max(seconds, 1e-6)
+        rate = seen if not self.rate else self.rate + _FRESHNESS * (seen - self.rate)
+        return replace(self._without(tokens), rate=rate, failures=0, pauses=0)
+
+    def refused(self, tokens: int, until_s: float) -> "Replica":
+        """Return the state after a request met a full service."""
+        return replace(self._without(tokens), held_until_s=max(self.held_until_s, until_s))
+
+    def returned(self, tokens: int) -> "Replica":
+        """Return the state after an answer that says nothing of the service's health."""
+        return self._without(tokens)
+
+    def failed(self, tokens: int, now_s: float, *, wait_s: float, patience: int = 1) -> "Replica":
+        """Return the state after a failure: left out, if it was the ``patience``-th in a row.
+
+        Args:
+            wait_s: Seconds that it named itself, or 0.
+        """
+        after = replace(self._without(tokens), failures=self.failures + 1)
+        # All requests that were in flight at one crash are one failure.
+        if after.failures < patience or self.out_until_s is not None:
+            return after
+        return after._left_out(now_s, wait_s)
+
+    def probed(self, now_s: float, *, is_well: bool, wait_s: float = 0.0) -> "Replica":
+        """Return the state after a probe: it takes part again, or is left out for longer."""
+        after = replace(self, is_probed=False)
+        return replace(after, out_until_s=None) if is_well else after._left_out(now_s, wait_s)
+
+    def suspected(self, now_s: float) -> "Replica":
+        """Return the state of an address that has to be shown to be well at once."""
+        return self if self.out_until_s is not None else replace(self, out_until_s=now_s)
+
+    def _left_out(self, now_s: float, wait_s: float) -> "Replica":
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.pauses, 10))
+        until_s = now_s + max(wait_s, pause_s)
+        return replace(self, pauses=self.pauses + 1, out_until_s=until_s)
+
+    def _without(self, tokens: int) -> "Replica":
+        return replace(self, tokens=self.tokens - tokens, requests=self.requests - 1)
+
+
+def chosen(
+    replicas: Collection[Replica], tokens: int, now_s: float, *, avoid: Collection[str] = ()
+) -> Replica | None:
+    """Return who answers a request of ``tokens`` soonest, by measured speed; ``None``: nobody may.
+
+    An address whose speed is unknown is taken to be as fast as the fastest. Those to ``avoid`` get
+    it only where no other one takes part.
+    """
+    fastest = max((each.rate for each in replicas), default=0.0) or 1.0
+
+    def expected_s(replica: Replica) -> float:
+        return (replica.tokens + tokens) / (replica.rate or fastest)
+
+    others = [each for each in replicas if each.takes_part and each.address not in avoid]
+    able = [each for each in others or replicas if each.takes_requests(now_s)]
+    return min(able, key=expected_s, default=None)

@@ -1,0 +1,63 @@
+"""Second chances: texts in quarantine are sent again, or are forgotten."""
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from rba_pipeline.core.embeddings import Outcome
+from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.resources.embedding_store import EmbeddingStore
+from rba_pipeline.resources.vector_store import VectorStore
+
+
+def retry(
+    embedding_store: EmbeddingStore, vector_store: VectorStore, names: Collection[str] | None
+) -> list[str]:
+    """Let the texts ``names``, or all, be sent again by the next run; return the windows concerned.
+
+    They stay on the list until that run. Forgotten texts come back too, if they are named.
+
+    Raises:
+        BadSetting: A name is of no text in quarantine; nothing was changed.
+    """
+    asked = _listed(vector_store) if names is None else names
+    return _changed(
+        embedding_store, asked, lambda row: replace(row, attempts=0, is_forgotten=False)
+    )
+
+
+def forget(
+    embedding_store: EmbeddingStore, vector_store: VectorStore, names: Collection[str] | None
+) -> list[str]:
+    """Take the texts ``names``, or all, off the list for good; return the windows concerned.
+
+    They stay without a vector, and are not sent again.
+
+    Raises:
+        BadSetting: A name is of no text in quarantine; nothing was changed.
+    """
+    asked = _listed(vector_store) if names is None else names
+    # The record first: the database's list is made from it.
+    windows = _changed(
+        embedding_store,
+        asked,
+        lambda row: replace(row, attempts=max(1, row.attempts), is_forgotten=True),
+    )
+    vector_store.drop_from_quarantine("text", asked)
+    return windows
+
+
+def _listed(vector_store: VectorStore) -> list[str]:
+    return [entry.name for entry in vector_store.quarantine() if entry.kind == "text"]
+
+
+def _changed(
+    embedding_store: EmbeddingStore, names: Collection[str], change: Callable[[Outcome], Outcome]
+) -> list[str]:
+    known = embedding_store.quarantined_in(names)
+    if unknown := sorted(set(names) - known.keys()):
+        raise BadSetting(
+            f"no text in quarantine is called {', '.join(unknown)}: "
+            "`rba-pipeline quarantine` lists them"
+        )
+    embedding_store.change_quarantined(names, change)
+    return sorted({window for windows in known.values() for window in windows})

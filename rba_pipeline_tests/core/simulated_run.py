@@ -1,0 +1,108 @@
+"""A run in simulated time: ``Dispatch`` against addresses that answer and fail as they are told."""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
+from rba_pipeline.core.dispatch import Dispatch, Limits, Probe, Request
+from rba_pipeline.core.embeddings import Text
+from rba_pipeline.core.errors import EmbeddingError
+from rba_pipeline.core.pacing import fixed
+from rba_pipeline.core.presets import Bounds
+
+ANSWER_S = 0.1
+
+# What comes of texts sent to an address at a time: None for an answer; a probe sends no texts.
+Service = Callable[[str, Sequence[str], float], EmbeddingError | None]
+
+
+def texts(count: int) -> list[Text]:
+    return [Text(str(number), str(number), 10) for number in range(count)]
+
+
+@dataclass(slots=True)
+class Run:
+    """What happened.
+
+    Attributes:
+        requests: Address and texts of each request, in the order of sending.
+        embedded: Every text that was answered, as often as it was.
+        ended_s: When nothing was left to do.
+    """
+
+    dispatch: Dispatch
+    requests: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    probes: int = 0
+    embedded: list[str] = field(default_factory=list)
+    ended_s: float = 0.0
+    most_unkept: int = 0
+
+    @property
+    def calls(self) -> int:
+        return len(self.requests) + self.probes
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        return {each.text_hash: each.reason for each in self.dispatch.rejections}
+
+
+def run(
+    service: Service,
+    wanted: Iterable[Text],
+    *,
+    bounds: Bounds,
+    addresses: Sequence[str] = ("a",),
+    outage_s: float = 60,
+    request_tokens: int = 1 << 30,
+) -> Run:
+    """Let all texts go through ``service``; vectors are kept at once."""
+    wanted = list(wanted)
+    dispatch = Dispatch(
+        iter(wanted),
+        len(wanted),
+        addresses,
+        fixed(bounds, timeout_s=30),
+        False,
+        BacklogSteps.read(USUAL_STEPS),
+        Limits(2 * bounds.batch_size * bounds.parallel_batches, request_tokens, outage_s),
+        jitter=lambda: 1.0,
+    )
+    found, now_s, tickets = Run(dispatch), 0.0, itertools.count()
+    line: list[tuple[float, int, Request | Probe, EmbeddingError | None]] = []
+    while not dispatch.is_done:
+        while (task := dispatch.next_request(now_s)) is not None:
+            names: tuple[str, ...] = ()
+            if isinstance(task, Request):
+                names = tuple(text.text_hash for text in task.batch.texts)
+                found.requests.append((task.address, names))
+            else:
+                found.probes += 1
+            error = service(task.address, names, now_s)
+            heapq.heappush(line, (now_s + ANSWER_S, next(tickets), task, error))
+        found.most_unkept = max(found.most_unkept, dispatch.unkept)
+        if dispatch.is_done:
+            break
+        wake_s = dispatch.wake_at(now_s)
+        if line and (wake_s is None or line[0][0] <= wake_s):
+            now_s, _, task, error = heapq.heappop(line)
+            _ended(found, task, error, now_s)
+        elif wake_s is not None:
+            now_s = wake_s
+        else:
+            raise AssertionError("nothing is in flight, nothing is due, and the run is not done")
+    found.ended_s = now_s
+    return found
+
+
+def _ended(found: Run, task: Request | Probe, error: EmbeddingError | None, now_s: float) -> None:
+    dispatch = found.dispatch
+    if isinstance(task, Probe):
+        dispatch.probed(task, error, now_s)
+    elif error is not None:
+        dispatch.failed(task, error, now_s)
+    else:
+        found.embedded += [text.text_hash for text in task.batch.texts]
+        dispatch.answered(task, task.batch.tokens, now_s)
+        dispatch.kept(len(task.batch.texts))

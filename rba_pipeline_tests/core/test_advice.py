@@ -1,0 +1,75 @@
+"""The pitfalls of the guide, each with the value to use; and silence where none applies."""
+
+from dataclasses import replace
+
+import pytest
+
+from rba_pipeline.core.advice import Circumstances, advice
+from rba_pipeline.core.presets import Bounds
+
+FINE = Circumstances(
+    batch_size=8,
+    parallel_batches=4,
+    in_flight=Bounds(8, 4),
+    timeout_s=240,
+    device="cpu",
+    cores=2,
+    max_texts=2048,
+    server_batch_size=32,
+    tokens_per_text=500,
+    rate=1000,
+)
+
+
+def test_where_no_pitfall_applies_nothing_is_said() -> None:
+    assert advice(FINE) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        pytest.param(
+            {"parallel_batches": 16},
+            ["parallel_batches=16 is too much parallelism for 2 cores", "Use 4"],
+            id="too-much-parallelism",
+        ),
+        pytest.param(
+            {"batch_size": 64}, ["batch_size=64 is over the service's own", "Use 32"],
+            id="over-the-servers-batch",
+        ),
+        pytest.param(
+            {"batch_size": 2048, "max_texts": 100},
+            ["batch_size=2048 is over the service's limit", "Use 100"],
+            id="over-the-servers-limit",
+        ),
+        pytest.param(
+            {"timeout_s": 20},
+            ["timeout_s=20 is below what the service needs", "32 texts", "about 16 s", "Use 32"],
+            id="time-out-too-short",
+        ),
+        pytest.param(
+            {"unreachable": ("http://b",)}, ["http://b does not answer"], id="an-address-is-down"
+        ),
+    ],
+)  # fmt: skip
+def test_a_pitfall_is_named_with_the_value_to_use(
+    change: dict[str, object], parts: list[str]
+) -> None:
+    (sentence,) = advice(replace(FINE, **change))
+
+    for part in parts:
+        assert part in sentence
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"parallel_batches": 16, "device": "cuda"}, id="a-gpu"),
+        pytest.param({"parallel_batches": 16, "cores": 8}, id="many-cores"),
+        pytest.param({"parallel_batches": None, "batch_size": None}, id="nothing-set"),
+        pytest.param({"timeout_s": 20, "rate": 0.0}, id="a-speed-that-is-not-known"),
+        pytest.param({"tokens_per_text": 0.0}, id="nothing-to-embed"),
+    ],
+)
+def test_what_is_no_pitfall_is_not_named(change: dict[str, object]) -> None:
+    assert advice(replace(FINE, **change)) == []

@@ -1,0 +1,336 @@
+"""Every kind of failure, in simulated time: what is sent again, what is blamed, how a run ends."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from rba_pipeline.core.errors import (
+    ContractBroken,
+    EmbeddingError,
+    ModelFailed,
+    NotAllowed,
+    RequestRejected,
+    RequestTimedOut,
+    RequestTooLarge,
+    ServiceOverloaded,
+    ServiceUnavailable,
+    TextRejected,
+    VectorsDrifted,
+    WrongSpace,
+)
+from rba_pipeline.core.presets import Bounds
+from rba_pipeline_tests.core.simulated_run import Run, run, texts
+
+
+def poisoned(*bad: int) -> "Poison":
+    return Poison({str(number) for number in bad})
+
+
+class Poison:
+    """Fails at every request that holds one of the bad texts."""
+
+    def __init__(self, bad: set[str]) -> None:
+        self.bad = bad
+
+    def __call__(self, address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ModelFailed("500") if self.bad & set(names) else None
+
+
+def assert_each_once(found: Run, count: int, rejected: set[str] = frozenset()) -> None:
+    assert Counter(found.embedded) == {
+        str(number): 1 for number in range(count) if str(number) not in rejected
+    }
+    assert set(found.rejected) == rejected
+    assert found.dispatch.unkept == 0
+    assert found.dispatch.failure is None
+
+
+def test_every_text_goes_once_in_full_requests() -> None:
+    found = run(poisoned(), texts(20), bounds=Bounds(8, 2))
+
+    assert [len(names) for _, names in found.requests] == [8, 8, 4]
+    assert found.probes == 0
+    assert_each_once(found, 20)
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_one_bad_text_costs_at_most_twice_the_logarithm_of_its_request_beside_others(
+    size: int,
+) -> None:
+    count = 20 * size
+    for place in range(size):
+        bad = 3 * size + place
+        found = run(poisoned(bad), texts(count), bounds=Bounds(size, 2))
+
+        assert_each_once(found, count, {str(bad)})
+        assert found.calls - 20 <= 2 * math.log2(size)
+        assert found.rejected == {str(bad): "model_failed"}
+
+
+@pytest.mark.parametrize("place", range(32))
+def test_one_bad_text_in_the_only_request_is_found_as_fast(place: int) -> None:
+    found = run(poisoned(place), texts(32), bounds=Bounds(32, 2))
+
+    assert_each_once(found, 32, {str(place)})
+    assert found.calls - 1 <= 2 * math.log2(32)
+
+
+@pytest.mark.parametrize("bad", [(0, 1), (0, 31), (15, 16), (3, 9, 27), (40, 41, 42)])
+def test_several_bad_texts_are_all_found(bad: tuple[int, ...]) -> None:
+    found = run(poisoned(*bad), texts(160), bounds=Bounds(32, 2))
+
+    assert_each_once(found, 160, set(map(str, bad)))
+
+
+@pytest.mark.parametrize("bounds", [Bounds(1, 1), Bounds(2, 1), Bounds(4, 2), Bounds(32, 8)])
+@pytest.mark.parametrize("count", [1, 2, 33])
+def test_a_bad_text_is_found_at_every_setting(bounds: Bounds, count: int) -> None:
+    found = run(poisoned(0), texts(count), bounds=bounds)
+
+    assert_each_once(found, count, {"0"})
+
+
+@pytest.mark.parametrize("begins_s", [0.0, 0.35])
+@pytest.mark.parametrize("bounds", [Bounds(32, 1), Bounds(4, 2), Bounds(32, 8)])
+def test_a_service_that_fails_at_everything_ends_the_run_and_blames_nobody(
+    begins_s: float, bounds: Bounds
+) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ModelFailed("500") if at_s >= begins_s else None
+
+    found = run(service, texts(2000), bounds=bounds, outage_s=60)
+
+    assert isinstance(found.dispatch.failure, ModelFailed)
+    assert "No text is blamed" in str(found.dispatch.failure)
+    assert found.rejected == {}
+    assert 60 <= found.ended_s - begins_s < 62
+    # Each batch in flight may be tried again a few times, and then a canary now and then.
+    assert found.calls <= begins_s * 10 * bounds.parallel_batches + 8 * bounds.parallel_batches + 12
+
+
+@pytest.mark.parametrize("lasts_s", [0.5, 2, 8, 40])
+@pytest.mark.parametrize("error", [ModelFailed, ServiceUnavailable, RequestTimedOut])
+@pytest.mark.parametrize("bounds", [Bounds(32, 1), Bounds(4, 2), Bounds(32, 8)])
+def test_an_outage_that_ends_blames_nobody_and_loses_nothing(
+    lasts_s: float, error: type[EmbeddingError], bounds: Bounds
+) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return error("down") if 0.35 <= at_s < 0.35 + lasts_s else None
+
+    found = run(service, texts(3000), bounds=bounds)
+
+    assert_each_once(found, 3000)
+
+
+def test_a_full_service_gets_the_same_again_after_the_time_it_named() -> None:
+    sent: list[float] = []
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        sent.append(at_s)
+        return ServiceOverloaded("429", 2.0) if len(sent) == 1 else None
+
+    found = run(service, texts(8), bounds=Bounds(8, 1))
+
+    assert sent == [0.0, pytest.approx(2.1)]
+    assert (found.dispatch.refusals, found.probes) == (1, 0)
+    assert_each_once(found, 8)
+
+
+def test_a_service_that_stays_full_ends_the_run_after_the_stated_time() -> None:
+    found = run(
+        lambda address, names, at_s: ServiceOverloaded("429", 2.0),
+        texts(100), bounds=Bounds(8, 4), outage_s=20,
+    )  # fmt: skip
+
+    assert isinstance(found.dispatch.failure, ServiceOverloaded)
+    assert "outage_s=20" in str(found.dispatch.failure)
+    assert 20 <= found.ended_s <= 23
+    assert found.calls <= 4 * 12
+    assert found.rejected == {}
+
+
+def test_a_request_that_is_too_large_is_split_and_never_sent_again_as_it_was() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return RequestTooLarge("413") if len(names) > 3 else None
+
+    found = run(service, texts(16), bounds=Bounds(16, 1))
+
+    assert len({names for _, names in found.requests}) == len(found.requests)
+    assert_each_once(found, 16)
+
+
+def test_a_single_text_that_is_too_large_is_quarantined_and_its_neighbours_embedded() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return RequestTooLarge("413") if "5" in names else None
+
+    found = run(service, texts(16), bounds=Bounds(16, 2))
+
+    assert found.rejected == {"5": "too_large"}
+    assert_each_once(found, 16, {"5"})
+
+
+def test_requests_are_formed_within_the_tokens_that_the_service_takes() -> None:
+    found = run(poisoned(), texts(30), bounds=Bounds(8, 2), request_tokens=35)
+
+    assert {len(names) for _, names in found.requests} == {3}
+    assert_each_once(found, 30)
+
+
+def test_rejected_texts_leave_their_request_one_by_one() -> None:
+    bad = {"1", "2", "7"}
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        places = [place for place, name in enumerate(names) if name in bad]
+        return TextRejected("422", places[0], "text_empty") if places else None
+
+    found = run(service, texts(16), bounds=Bounds(8, 1))
+
+    assert len(found.requests) == 2 + 3
+    assert set(found.rejected.values()) == {"text_empty"}
+    assert_each_once(found, 16, bad)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotAllowed("401"), RequestRejected("400"), ContractBroken("3 for 4"), WrongSpace("b"),
+        TextRejected("index out of range", 99, "text_empty"),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_what_no_request_can_mend_stops_the_run_at_once(error: EmbeddingError) -> None:
+    found = run(lambda address, names, at_s: error, texts(1000), bounds=Bounds(8, 3))
+
+    assert found.dispatch.failure is error
+    assert len(found.requests) == 3
+    assert found.rejected == {}
+
+
+def test_requests_that_take_too_long_are_sent_in_halves() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return RequestTimedOut("30 s") if len(names) > 8 else None
+
+    found = run(service, texts(64), bounds=Bounds(32, 2), outage_s=600)
+
+    assert_each_once(found, 64)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(RequestTimedOut, "timed_out"), (ServiceUnavailable, "connection_lost")],
+)
+def test_a_text_that_never_gets_an_answer_is_quarantined_where_others_do(
+    error: type[EmbeddingError], reason: str
+) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return error("gone") if "9" in names else None
+
+    found = run(service, texts(2000), bounds=Bounds(8, 4), addresses=("a", "b"))
+
+    assert found.rejected == {"9": reason}
+    assert_each_once(found, 2000, {"9"})
+
+
+def test_a_dead_address_costs_what_was_in_flight_there_and_is_used_again_when_it_is_back() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ServiceUnavailable("refused") if address == "b" and 1 <= at_s < 20 else None
+
+    found = run(service, texts(16_000), bounds=Bounds(8, 4), addresses=("a", "b"))
+
+    sent = [name for _, names in found.requests for name in names]
+    assert_each_once(found, 16_000)
+    assert len(sent) - 16_000 <= 8 * 4
+    by_address = Counter(address for address, _ in found.requests)
+    assert min(by_address.values()) > 0.2 * max(by_address.values())
+    assert found.requests[-1][0] in ("a", "b")
+    assert {address for address, _ in found.requests[-40:]} == {"a", "b"}
+
+
+def test_an_address_that_fails_at_everything_has_no_text_blamed_for_it() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ModelFailed("500") if address == "b" else None
+
+    found = run(service, texts(4000), bounds=Bounds(8, 4), addresses=("a", "b"))
+
+    assert_each_once(found, 4000)
+    assert sum(address == "b" for address, _ in found.requests) <= 8
+
+
+def test_a_bad_text_beside_an_address_that_fails_at_everything_is_the_only_one_blamed() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ModelFailed("500") if address == "b" or "77" in names else None
+
+    found = run(service, texts(4000), bounds=Bounds(8, 4), addresses=("a", "b"))
+
+    assert_each_once(found, 4000, {"77"})
+
+
+def test_a_bad_text_is_found_where_several_addresses_share_the_work() -> None:
+    found = run(poisoned(77), texts(4000), bounds=Bounds(8, 4), addresses=("a", "b", "c"))
+
+    assert_each_once(found, 4000, {"77"})
+
+
+def test_an_address_that_is_full_is_left_alone_while_others_work() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ServiceOverloaded("429", 3.0) if address == "b" else None
+
+    found = run(service, texts(800), bounds=Bounds(8, 4), addresses=("a", "b"))
+
+    assert_each_once(found, 800)
+    assert sum(address == "b" for address, _ in found.requests) <= 4 * (found.ended_s / 3 + 1)
+
+
+@pytest.mark.parametrize("error", [WrongSpace("another model"), VectorsDrifted("0.98")])
+def test_an_address_that_comes_back_as_another_service_stops_the_run(error: EmbeddingError) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if 0.5 <= at_s < 3:
+            return ServiceUnavailable("refused")
+        return error if at_s >= 3 and not names else None
+
+    found = run(service, texts(4000), bounds=Bounds(8, 2))
+
+    assert found.dispatch.failure is error
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tenth_of_all_requests_failing_at_random_loses_nothing_and_blames_nobody(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    kinds = [ModelFailed, ServiceUnavailable, ServiceUnavailable, RequestTimedOut]
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return chance.choice(kinds)("by chance") if chance.random() < 0.1 else None
+
+    found = run(service, texts(2000), bounds=Bounds(8, 4))
+
+    sent = sum(len(names) for _, names in found.requests)
+    assert_each_once(found, 2000)
+    assert sent <= 1.3 * 2000
+    assert len(found.requests) <= 1.3 * 2000 / 8
+
+
+@pytest.mark.parametrize("bounds", [Bounds(1, 1), Bounds(3, 2), Bounds(8, 4)])
+def test_no_more_texts_are_unkept_than_two_rounds_of_requests(bounds: Bounds) -> None:
+    chance = random.Random(7)
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ModelFailed("by chance") if chance.random() < 0.2 else None
+
+    found = run(service, texts(500), bounds=bounds)
+
+    assert found.most_unkept <= 2 * bounds.batch_size * bounds.parallel_batches
+
+
+def test_where_the_service_fails_at_most_texts_the_texts_are_not_blamed() -> None:
+    found = run(
+        lambda address, names, at_s: ModelFailed("500") if names else None,
+        texts(200), bounds=Bounds(8, 2), outage_s=600,
+    )  # fmt: skip
+
+    assert isinstance(found.dispatch.failure, ModelFailed)
+    assert "it is not the texts" in str(found.dispatch.failure)

@@ -1,0 +1,77 @@
+"""Who gets the next request, and who is left out."""
+
+import pytest
+
+from rba_pipeline.core.replicas import LONGEST_PAUSE_S, Replica, chosen
+
+
+def served(address: str, tokens_per_second: float) -> Replica:
+    """Return an address that has answered one request at this speed."""
+    return Replica(address).sent(100).answered(100, 100, 100 / tokens_per_second)
+
+
+def test_an_address_gets_work_in_proportion_to_its_measured_speed() -> None:
+    replicas = {"slow": served("slow", 100), "fast": served("fast", 300)}
+    for _ in range(40):
+        replica = chosen(replicas.values(), 100, 0.0)
+        assert replica is not None
+        replicas[replica.address] = replica.sent(100)
+
+    assert (replicas["slow"].requests, replicas["fast"].requests) == (10, 30)
+
+
+def test_speed_is_what_was_in_flight_over_how_long_it_took() -> None:
+    # Two requests of 100 tokens at once, each answered after a second: 200 tokens per second.
+    first = Replica("a").sent(100)
+    both = first.sent(100)
+
+    assert both.answered(100, both.tokens, 1.0).rate == 200
+
+
+def test_an_address_of_unknown_speed_is_tried() -> None:
+    busy = served("a", 100).sent(100)
+
+    assert chosen([busy, Replica("b")], 100, 0.0) == Replica("b")
+
+
+@pytest.mark.parametrize(
+    "replica",
+    [
+        pytest.param(Replica("a", out_until_s=0.0), id="left-out"),
+        pytest.param(Replica("a", held_until_s=5.0), id="full"),
+        pytest.param(Replica("a", failures=1, requests=1), id="on-probation-and-busy"),
+    ],
+)
+def test_who_may_not_get_a_request_gets_none(replica: Replica) -> None:
+    assert chosen([replica], 1, 4.0) is None
+
+
+def test_an_address_to_avoid_gets_a_request_only_where_no_other_takes_part() -> None:
+    one, other = Replica("a"), Replica("b", held_until_s=5.0)
+
+    assert chosen([one, other], 1, 0.0, avoid={"a"}) is None
+    assert chosen([one, other], 1, 5.0, avoid={"a"}) == other
+    assert chosen([one, Replica("b", out_until_s=0.0)], 1, 0.0, avoid={"a"}) == one
+
+
+def test_pauses_double_to_a_longest_one_and_an_answer_begins_anew() -> None:
+    replica, now_s, pauses = Replica("a").sent(1).failed(1, 0.0, wait_s=0.0), 0.0, []
+    for _ in range(6):
+        assert replica.out_until_s is not None
+        pauses.append(replica.out_until_s - now_s)
+        now_s = replica.out_until_s
+        replica = replica.probed(now_s, is_well=False)
+
+    assert pauses == [1, 2, 4, 8, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+    well = replica.probed(now_s, is_well=True).sent(1).answered(1, 1, 1.0)
+    assert well.sent(1).failed(1, 0.0, wait_s=0.0).out_until_s == 1
+
+
+def test_the_time_that_an_address_names_is_kept() -> None:
+    assert Replica("a").sent(1).failed(1, 10.0, wait_s=7.0).out_until_s == 17
+
+
+def test_requests_that_were_in_flight_at_one_crash_are_one_failure() -> None:
+    crashed = Replica("a").sent(1).sent(1).failed(1, 0.0, wait_s=0.0).failed(1, 0.5, wait_s=0.0)
+
+    assert (crashed.pauses, crashed.out_until_s) == (1, 1.0)

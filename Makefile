@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test bench environment clean
+.PHONY: help demo up test faults bench environment clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -37,6 +37,7 @@ help:
 	  'make up     database, embedding service, Dagster (web interface, daemon), until Ctrl-C' \
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
 	  'make test   every test                       ARGS="-k name" goes to pytest' \
+	  'make faults every fault that must be survived, and a table of them' \
 	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, soak' \
 	  '            ARGS="--help"            says what it does and takes' \
 	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
@@ -52,7 +53,11 @@ up: environment
 
 test: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope $$ARGS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope -m "not long" $$ARGS
+
+faults: environment
+	unset EMBEDDING_MODEL CORPUS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --fault-table -m case $$ARGS
 
 bench: environment
 	unset EMBEDDING_MODEL CORPUS

@@ -16,6 +16,8 @@ from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline_tests.installation import ROOT, Installation
 from rba_pipeline_tests.oracle_service import KEY, OracleService
 
+pytest_plugins = ["rba_pipeline_tests.fault_table"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -1,0 +1,87 @@
+"""The table of faults: which case is shown by which test, its result, and how long it took.
+
+A test names its cases with ``@pytest.mark.case("C1")``. With ``--fault-table`` the table is
+printed, and a case without a test makes the run fail.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pytest
+
+# S service, C client, D database, O orchestration, T documents.
+_NUMBERS = {
+    "C": (1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 14, 15, 16, 18, 20, 21, 24, 25, 27),
+    "S": (1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18),
+    "D": (1, 2, 3, 4, 5, 7, 9, 12, 13, 15),
+    "O": (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16),
+    "T": (1, 2, 3, 4, 6, 8, 11, 12, 14),
+}
+CASES = dict.fromkeys(f"{group}{number}" for group in _NUMBERS for number in _NUMBERS[group])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault-table", action="store_true", help="print the table of fault cases; all must pass"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("case"):
+            unknown = set(mark.args) - CASES.keys()
+            if unknown:
+                raise pytest.UsageError(f"{item.nodeid}: no such fault case: {unknown}")
+            # Properties travel with the report, also from another process.
+            item.user_properties += [("case", name) for name in mark.args]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # Processes that tests are spread over know only their own share.
+    asked = session.config.getoption("--fault-table") and not hasattr(session.config, "workerinput")
+    if asked and CASES.keys() - _found(session.config).keys() and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if not config.getoption("--fault-table"):
+        return
+    found = _found(config)
+    terminalreporter.section("fault cases")
+    for name in CASES:
+        passed, failed, seconds = found.get(name, (0, 0, 0.0))
+        result = "missing" if not passed + failed else "FAILED" if failed else "passed"
+        line = f"{name:<4}  {result:<8}  {passed + failed:3} tests  {seconds:7.1f} s"
+        terminalreporter.write_line(line)
+    missing = [name for name in CASES if name not in found]
+    told = f"; without one: {' '.join(missing)}" if missing else ""
+    shown = len(CASES) - len(missing)
+    terminalreporter.write_line(f"{shown} of {len(CASES)} cases have a test{told}")
+
+
+def _found(config: pytest.Config) -> dict[str, tuple[int, int, float]]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return {}
+    everything = (each for reports in reporter.stats.values() for each in reports)
+    return _results(each for each in everything if isinstance(each, pytest.TestReport))
+
+
+def _results(reports: Iterable[pytest.TestReport]) -> dict[str, tuple[int, int, float]]:
+    """Return tests passed, tests failed, and seconds, by case; set-up and clean-up count."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    passed: defaultdict[str, set[str]] = defaultdict(set)
+    failed: defaultdict[str, set[str]] = defaultdict(set)
+    for report in reports:
+        for name in {value for key, value in report.user_properties if key == "case"}:
+            seconds[name] += report.duration
+            if report.failed:
+                failed[name].add(report.nodeid)
+            elif report.passed and report.when == "call":
+                passed[name].add(report.nodeid)
+    return {
+        name: (len(passed[name] - failed[name]), len(failed[name]), seconds[name])
+        for name in passed.keys() | failed.keys()
+    }

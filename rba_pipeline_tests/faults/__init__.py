@@ -1,0 +1,1 @@
+"""Faults that must be survived, by their numbers."""

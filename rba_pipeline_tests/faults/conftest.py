@@ -1,0 +1,41 @@
+"""A corpus of one partition for fault runs: some sixty chunks, small requests, little patience."""
+
+import pytest
+
+from rba_pipeline_tests.faults.invariants import PHRASE
+from rba_pipeline_tests.installation import Installation
+
+PARTITION = "2011-01-01"
+BATCH, PARALLEL = 8, 2
+
+
+def add_documents(installation: Installation, paragraphs: int, names: str = "AB") -> None:
+    """Add a document of distinct paragraphs, about one chunk each, for every name."""
+    for name in names:
+        installation.add(
+            f"{name}.html",
+            title=f"Statement {name}",
+            day="5 May 2011",
+            paragraphs=[
+                " ".join(f"{PHRASE} {name}-{place}-{word} of wheat" for word in range(10)) + "."
+                for place in range(paragraphs)
+            ],
+        )
+
+
+@pytest.fixture
+def project(installation: Installation) -> Installation:
+    """Have two documents of one partition, and an empty database with our schema."""
+    installation.environment |= {
+        "RBA_CHUNK_TOKENS": "96",
+        "RBA_CHUNK_OVERLAP": "0",
+        "EMBEDDING_BATCH_SIZE": str(BATCH),
+        "EMBEDDING_PARALLEL_BATCHES": str(PARALLEL),
+        "EMBEDDING_ADAPTIVE": "false",
+        "EMBEDDING_API_TIMEOUT": "20",
+        "EMBEDDING_OUTAGE_SECONDS": "20",
+    }
+    add_documents(installation, paragraphs=32)
+    with installation.neighbours() as found:
+        found.vector_store.migrate()
+    return installation

@@ -1,0 +1,121 @@
+"""What holds after every fault: each chunk has its own vector, or a reason why it has none."""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import psycopg
+
+from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.partitions import today
+from rba_pipeline_tests.installation import Installation
+from rba_pipeline_tests.oracle_service import KEY, OracleService, oracle_vector
+from rba_pipeline_tests.resources.sample_records import sha256
+
+# Occurs in every document of these tests, and in no message, log or name.
+PHRASE = "figure"
+
+
+def check_invariants(
+    installation: Installation,
+    oracle: OracleService,
+    results: Sequence[PartitionResult],
+    *,
+    resent: int,
+) -> None:
+    """Assert what users must be able to trust.
+
+    Args:
+        results: The last run of every partition.
+        resent: How many texts may have been sent twice, over all runs.
+    """
+    rows = _every_chunk_has_one_vector(installation)
+    _every_vector_is_its_own_texts(installation, rows)
+    _every_text_has_an_outcome(installation, results)
+    _little_was_sent_twice(oracle, rows, resent)
+    _nothing_is_left_over(installation)
+    for result in results:
+        check_message(result.failure or "")
+
+
+def check_message(message: str) -> None:
+    """Assert that a message gives away neither secret nor text."""
+    assert KEY not in message
+    assert PHRASE not in message
+    assert "test@" not in message
+
+
+def _every_chunk_has_one_vector(installation: Installation) -> dict[str, tuple[str, str]]:
+    """I1: the record and the database hold the same chunks, less what is in quarantine."""
+    rows = {name: (row[5], row[6]) for name, row in installation.rows().items()}
+    with installation.neighbours() as found:
+        withheld = {entry.name for entry in found.vector_store.quarantine() if entry.kind == "text"}
+        recorded: dict[str, str] = {}
+        for window in _windows(installation):
+            chunking = found.embedding_store.outcomes(window).chunking_id
+            for batch in found.records.chunk_batches(window, chunking):
+                for row in batch.select(["chunk_id", "text_hash"]).to_pylist():
+                    assert row["chunk_id"] not in recorded
+                    recorded[row["chunk_id"]] = row["text_hash"]
+    expected = {name: text for name, text in recorded.items() if text not in withheld}
+    assert {name: text_hash for name, (text_hash, _) in rows.items()} == expected
+    return rows
+
+
+def _every_vector_is_its_own_texts(
+    installation: Installation, rows: dict[str, tuple[str, str]]
+) -> None:
+    """I2: computed again from the text, and the text from its hash."""
+    vectors = installation.vectors()
+    assert vectors.keys() == rows.keys()
+    for name, (text_hash, text) in rows.items():
+        assert sha256(text) == text_hash
+        np.testing.assert_allclose(vectors[name], oracle_vector(text), atol=1e-6)
+
+
+def _every_text_has_an_outcome(
+    installation: Installation, results: Sequence[PartitionResult]
+) -> None:
+    """I3: documents and texts in are documents and texts accounted for, in the metadata as well."""
+    with installation.neighbours() as found:
+        catalogue = found.source.catalogue(today())
+        listed = {each.name for each in found.vector_store.quarantine() if each.kind == "text"}
+        withheld = {
+            name
+            for window in _windows(installation)
+            for name in found.embedding_store.outcomes(window).quarantined
+        }
+        documents, _ = found.vector_store.count()
+    assert listed == withheld
+    assert len(catalogue.entries) == documents + len(catalogue.quarantine())
+    for result in results:
+        said = result.metadata["embeddings"]
+        parts = ("embedded", "reused", "truncated", "quarantined")
+        assert said["texts"] == sum(said[name] for name in parts)
+
+
+def _little_was_sent_twice(
+    oracle: OracleService, rows: dict[str, tuple[str, str]], resent: int
+) -> None:
+    """I4: what was sent is what was needed, and what a fault cost."""
+    sent = Counter(oracle.texts_sent)
+    assert {text for _, text in rows.values()} <= sent.keys()
+    assert sum(count - 1 for count in sent.values()) <= resent
+
+
+def _nothing_is_left_over(installation: Installation) -> None:
+    """I5: no worker thread, and no connection to the database but ours."""
+    assert not [each for each in threading.enumerate() if each.name.startswith("embed")]
+    with psycopg.connect(installation.environment["RBA_DATABASE_URL"]) as connection:
+        others = connection.execute(
+            "SELECT application_name, query FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchall()
+    assert others == []
+
+
+def _windows(installation: Installation) -> list:
+    with installation.neighbours() as found:
+        days = found.vector_store.filing_dates()
+    return [installation.window(f"{year}-01-01") for year in sorted({day.year for day in days})]

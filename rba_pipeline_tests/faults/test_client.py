@@ -1,0 +1,579 @@
+"""The service misbehaves, and the pipeline comes out right: the C cases, as runs of a partition."""
+
+import base64
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.quarantine import retry
+from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION, add_documents
+from rba_pipeline_tests.faults.invariants import check_invariants, check_message
+from rba_pipeline_tests.installation import Installation, failures
+from rba_pipeline_tests.oracle_service import OracleService, Reply
+from rba_pipeline_tests.resources.sample_records import sha256
+
+pytestmark = pytest.mark.postgres
+
+# Open transactions and locks of others in this database, those of a query that only asks left out.
+_HELD = """
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'),
+       (SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE a.datname = current_database() AND pid <> pg_backend_pid()
+        AND a.backend_type = 'client backend')
+"""
+# What a kill may cost: two rounds of requests.
+IN_FLIGHT = 2 * BATCH * PARALLEL
+
+
+def run(project: Installation) -> list[PartitionResult]:
+    return project.run(PARTITION)
+
+
+def figure(results: list[PartitionResult], name: str) -> Any:
+    return results[0].metadata["embeddings"][name]
+
+
+def after(delay_s: float, then: Callable[[], None]) -> threading.Timer:
+    """Let the supervisor do something a little later."""
+    timer = threading.Timer(delay_s, then)
+    timer.start()
+    return timer
+
+
+@pytest.mark.case("C1")
+def test_a_service_that_is_killed_in_a_batch_and_restarted_costs_only_that_batch(
+    project: Installation, oracle: OracleService
+) -> None:
+    timers = []
+
+    def crash(number: int, texts: list[str]) -> None:
+        if number == 3:
+            timers.append(after(2, oracle.restart))
+            oracle.crash()
+
+    oracle.script = crash
+    results = run(project)
+    timers[0].join(10)
+
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+@pytest.mark.case("C2")
+def test_a_service_that_never_comes_back_ends_the_run_and_blames_no_text(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_OUTAGE_SECONDS"] = "3"
+    oracle.script = lambda number, texts: oracle.crash() if number == 3 else None
+    started = time.monotonic()
+    failed = run(project)
+    took_s = time.monotonic() - started
+    oracle.script = lambda number, texts: None
+    oracle.restart()
+    results = run(project)
+
+    (message,) = failures(failed)
+    assert "ServiceUnavailable: cannot reach" in message
+    assert "outage_s=3" in message
+    assert "No text is blamed" in message
+    check_message(message)
+    assert took_s < 15
+    assert failures(results) == []
+    # What was answered before the end was kept.
+    assert figure(results, "reused") >= 2 * BATCH
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+@pytest.mark.case("C3")
+def test_a_stalled_service_is_given_up_in_time_and_its_late_answer_is_not_read(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_API_TIMEOUT"] = "1"
+    go_on = threading.Event()
+
+    def stall(number: int, texts: list[str]) -> None:
+        if number == 3:
+            go_on.wait(30)
+        if number > 5:
+            # The late answer is sent while the run goes on.
+            go_on.set()
+
+    oracle.script = stall
+    results = run(project)
+
+    assert failures(results) == []
+    assert go_on.is_set()
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+@pytest.mark.case("C3")
+@pytest.mark.parametrize("stalled_s", [3, pytest.param(60, marks=pytest.mark.long)])
+def test_while_the_service_is_stalled_the_database_holds_no_transaction_and_no_lock(
+    project: Installation, oracle: OracleService, stalled_s: int
+) -> None:
+    project.environment["EMBEDDING_API_TIMEOUT"] = "120"
+    stalled, go_on, seen = threading.Event(), threading.Event(), list[tuple[object, ...]]()
+
+    def stall(number: int, texts: list[str]) -> None:
+        if number == 3:
+            stalled.set()
+            go_on.wait(120)
+
+    def watch() -> None:
+        assert stalled.wait(60)
+        with psycopg.connect(project.environment["RBA_DATABASE_URL"], autocommit=True) as database:
+            for _ in range(stalled_s):
+                go_on.wait(1)
+                seen.append(database.execute(_HELD).fetchone())
+        go_on.set()
+
+    oracle.script = stall
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    results = run(project)
+    watcher.join(10)
+
+    assert failures(results) == []
+    assert seen == [(0, 0)] * stalled_s
+    check_invariants(project, oracle, results, resent=0)
+
+
+@pytest.mark.case("C4")
+def test_a_reply_that_drips_is_given_up_at_the_total_deadline(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_API_TIMEOUT"] = "1"
+
+    def drip(number: int, texts: list[str]) -> Reply | None:
+        regular = oracle.regular(texts)
+        return Reply(200, regular.body, manner="drip") if number == 3 else None
+
+    oracle.script = drip
+    started = time.monotonic()
+    results = run(project)
+
+    assert failures(results) == []
+    assert time.monotonic() - started < 15
+    check_invariants(project, oracle, results, resent=BATCH)
+
+
+@pytest.mark.case("C5")
+def test_a_full_service_is_left_alone_for_the_time_it_names(
+    project: Installation, oracle: OracleService
+) -> None:
+    arrivals: list[float] = []
+
+    def full(number: int, texts: list[str]) -> Reply | None:
+        arrivals.append(time.monotonic())
+        return Reply.error(429, "queue_full", Retry_After="2") if number in (0, 1) else None
+
+    oracle.script = full
+    results = run(project)
+
+    assert failures(results) == []
+    assert arrivals[2] - arrivals[0] >= 2
+    assert figure(results, "refusals") == 2
+    assert figure(results, "quarantined") == 0
+    check_invariants(project, oracle, results, resent=2 * BATCH)
+
+
+@pytest.mark.case("C7")
+def test_a_service_that_drains_and_comes_back_loses_nothing(
+    project: Installation, oracle: OracleService
+) -> None:
+    timers = []
+
+    def drain(number: int, texts: list[str]) -> Reply | None:
+        if number == 3:
+            timers.append(after(1, oracle.crash))
+            timers.append(after(2, oracle.restart))
+        if number >= 3 and not timers[1].finished.is_set():
+            return Reply.error(503, "draining", Retry_After="1")
+        return None
+
+    oracle.script = drain
+    results = run(project)
+    for timer in timers:
+        timer.join(10)
+
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+@pytest.mark.case("C8")
+@pytest.mark.parametrize("outage_s", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_a_service_that_stays_full_ends_the_run_after_bounded_attempts(
+    project: Installation, oracle: OracleService, outage_s: int
+) -> None:
+    project.environment["EMBEDDING_OUTAGE_SECONDS"] = str(outage_s)
+    oracle.script = lambda number, texts: Reply.error(429, "queue_full", Retry_After="1")
+    failed = run(project)
+    attempts = len(oracle.sent)
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    (message,) = failures(failed)
+    assert "ServiceOverloaded" in message
+    assert "queue_full" in message
+    assert attempts <= PARALLEL * (outage_s + 2)
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=attempts * BATCH)
+
+
+def fails_at(poison: str) -> Callable[[int, list[str]], Reply | None]:
+    def script(number: int, texts: list[str]) -> Reply | None:
+        return Reply.error(500, "model_failed") if any(poison in text for text in texts) else None
+
+    return script
+
+
+@pytest.mark.case("C9")
+def test_one_poisoned_text_of_32_is_found_in_ten_calls_and_its_neighbours_are_stored(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_BATCH_SIZE"] = "32"
+    clean = run(project)
+    needed = len(oracle.sent)
+    project.environment["RBA_CORPUS"] = "again"
+    oracle.sent.clear()
+    oracle.script = fails_at("A-7-3")
+    results = run(project)
+
+    assert failures(clean) == failures(results) == []
+    assert len(oracle.sent) + oracle.canaries - 2 - needed <= 10
+    assert figure(results, "quarantined_by_reason") == {"model_failed": 1}
+    assert len([row for row in project.rows().values() if row[0] == "again"]) == (
+        figure(results, "texts") - 1
+    )
+
+
+@pytest.mark.case("C9")
+def test_a_text_in_quarantine_is_tried_again_only_on_demand(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = lambda number, texts: next(
+        (
+            Reply.error(422, "text_invalid", place)
+            for place, text in enumerate(texts)
+            if "A-7-3" in text
+        ),
+        None,
+    )
+    first = run(project)
+    check_invariants(project, oracle, first, resent=BATCH)
+    oracle.sent.clear()
+    second = run(project)
+    assert oracle.sent == []
+    assert figure(second, "quarantined") == 1
+    oracle.script = lambda number, texts: None
+    with project.neighbours() as found:
+        (entry,) = found.vector_store.quarantine()
+        retry(found.embedding_store, found.vector_store, [entry.name])
+    third = run(project)
+
+    assert figure(third, "quarantined") == 0
+    assert len(oracle.texts_sent) == 1
+    oracle.sent.extend([row[6]] for row in project.rows().values())
+    check_invariants(project, oracle, third, resent=1)
+
+
+@pytest.mark.case("C11")
+def test_a_service_that_fails_at_everything_is_no_poison(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_OUTAGE_SECONDS"] = "4"
+
+    def outage(number: int, texts: list[str]) -> Reply | None:
+        return Reply.error(500, "model_failed") if number >= 3 else None
+
+    oracle.script = outage
+    oracle.canary_script = lambda: (
+        Reply.error(500, "model_failed") if len(oracle.sent) > 3 else None
+    )
+    failed = run(project)
+    attempts = len(oracle.sent)
+    oracle.script, oracle.canary_script = lambda number, texts: None, lambda: None
+    results = run(project)
+
+    (message,) = failures(failed)
+    assert "ModelFailed" in message
+    assert "No text is blamed" in message
+    assert attempts <= 3 + 6
+    assert failures(results) == []
+    assert figure(results, "quarantined") == 0
+    check_invariants(project, oracle, results, resent=6 * BATCH)
+
+
+@pytest.mark.case("C12")
+def test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quarantine(
+    project: Installation, oracle: OracleService
+) -> None:
+    def too_large(number: int, texts: list[str]) -> Reply | None:
+        huge = any("B-9-2" in text for text in texts)
+        return Reply.error(413, "too_large") if huge or len(texts) > 4 else None
+
+    oracle.script = too_large
+    results = run(project)
+
+    assert failures(results) == []
+    assert figure(results, "quarantined_by_reason") == {"too_large": 1}
+    assert len({tuple(sent) for sent in oracle.sent}) == len(oracle.sent)
+    check_invariants(project, oracle, results, resent=len(oracle.texts_sent))
+
+
+@pytest.mark.case("C14")
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_fails_at_once_and_is_not_shown(
+    project: Installation, oracle: OracleService, status: int
+) -> None:
+    oracle.script = lambda number, texts: Reply.error(status, "not_allowed")
+    failed = run(project)
+    attempts = len(oracle.sent)
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    (message,) = failures(failed)
+    assert "check EMBEDDING_API_KEY" in message
+    check_message(message)
+    assert attempts <= PARALLEL
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+def change(oracle: OracleService, texts: list[str], how: Callable[[list[Any]], object]) -> Reply:
+    body = json.loads(oracle.regular(texts).body)
+    how(body["data"])
+    return Reply(200, json.dumps(body).encode())
+
+
+def with_values(data: list[Any], place: int, *values: float) -> None:
+    vector = np.zeros(8, "<f4")
+    vector[: len(values)] = values
+    data[place]["embedding"] = base64.b64encode(vector.tobytes()).decode()
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        pytest.param(lambda data: data.pop(), "vectors came back", id="C15-one-too-few",
+                     marks=pytest.mark.case("C15")),
+        pytest.param(lambda data: data.append(dict(data[0], index=len(data))),
+                     "vectors came back", id="C15-one-too-many", marks=pytest.mark.case("C15")),
+        pytest.param(lambda data: data[1].update(index=0), "index 0", id="C16-index-twice",
+                     marks=pytest.mark.case("C16")),
+        pytest.param(lambda data: data[1].pop("index"), "index None", id="C16-index-missing",
+                     marks=pytest.mark.case("C16")),
+        pytest.param(lambda data: with_values(data, 2, float("nan")), "vector 2 holds NaN",
+                     id="C18-nan", marks=pytest.mark.case("C18")),
+        pytest.param(lambda data: with_values(data, 2, float("inf")), "vector 2 holds NaN or",
+                     id="C18-infinity", marks=pytest.mark.case("C18")),
+        pytest.param(lambda data: with_values(data, 0), "vector 0 has length",
+                     id="C18-zero", marks=pytest.mark.case("C18")),
+        pytest.param(lambda data: data[3].update(embedding=None), "vector 3 is not base64",
+                     id="C18-null", marks=pytest.mark.case("C18")),
+        pytest.param(lambda data: data[3].update(embedding=[0.6, "0.8"]), "vector 3 is not base64",
+                     id="C18-list-with-text", marks=pytest.mark.case("C18")),
+        pytest.param(lambda data: data[3].update(embedding="!!!!"), "vector 3 is not base64",
+                     id="C18-no-base64", marks=pytest.mark.case("C18")),
+    ],
+)  # fmt: skip
+def test_a_reply_that_breaks_the_contract_is_refused_whole(
+    project: Installation, oracle: OracleService, how: Callable[[list[Any]], object], named: str
+) -> None:
+    bad: list[str] = []
+
+    def once(number: int, texts: list[str]) -> Reply | None:
+        if number != 3:
+            return None
+        bad.extend(texts)
+        return change(oracle, texts, how)
+
+    oracle.script = once
+    failed = run(project)
+    with project.neighbours() as found:
+        window = project.window(PARTITION)
+        kept = found.embedding_store.kept(oracle.space(), window.year, set(map(sha256, bad)))
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    (message,) = failures(failed)
+    assert "ContractBroken" in message
+    assert named in message
+    check_message(message)
+    assert kept == set()
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+@pytest.mark.case("C16")
+def test_a_reply_in_another_order_is_placed_by_index(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = lambda number, texts: change(
+        oracle, texts, lambda data: random.Random(number).shuffle(data)
+    )
+    results = run(project)
+
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=0)
+
+
+@pytest.mark.case("C20")
+def test_a_connection_that_is_reset_in_the_body_is_retried_and_nothing_partial_is_kept(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = lambda number, texts: (
+        Reply(200, oracle.regular(texts).body, manner="cut") if number == 3 else None
+    )
+    results = run(project)
+
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=BATCH)
+
+
+@pytest.mark.case("C21")
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(200, b"<html>all is well</html>"), id="html"),
+        pytest.param(Reply(200, b'{"data": ['), id="cut-off-json"),
+        pytest.param(Reply(200, b"[" * 100_000), id="deep-json"),
+        pytest.param(Reply(200, b'{"data": "' + b"x" * (1 << 22) + b'"}'), id="endless"),
+        pytest.param(
+            Reply(200, b"\x1f\x8b" + b"0" * 99, {"Content-Encoding": "gzip"}), id="compressed"
+        ),
+    ],
+)
+def test_a_reply_that_is_none_is_refused(
+    project: Installation, oracle: OracleService, reply: Reply
+) -> None:
+    oracle.script = lambda number, texts: reply if number == 3 else None
+    failed = run(project)
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    (message,) = failures(failed)
+    assert "ContractBroken" in message
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+@pytest.mark.case("C24")
+def test_another_model_between_two_batches_stops_the_partition_and_mixes_nothing(
+    project: Installation, oracle: OracleService
+) -> None:
+    first = oracle.space()
+
+    def swap(number: int, texts: list[str]) -> None:
+        if number == 3:
+            oracle.model = "another"
+
+    oracle.script = swap
+    failed = run(project)
+    in_between = project.rows()
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    (message,) = failures(failed)
+    assert "WrongSpace" in message
+    assert first in message
+    assert oracle.space() in message
+    assert in_between == {}
+    assert failures(results) == []
+    assert {row[1] for row in project.rows().values()} == {oracle.space()}
+    check_invariants(project, oracle, results, resent=len(oracle.texts_sent))
+
+
+@pytest.mark.case("C25")
+def test_the_same_space_with_other_numbers_stops_the_next_run(
+    project: Installation, oracle: OracleService
+) -> None:
+    first = run(project)
+    before = project.rows()
+    add_documents(project, paragraphs=4, names="C")
+    oracle.canary_script = lambda: oracle.regular(["a song that is slightly off"])
+    oracle.sent.clear()
+    failed = run(project)
+
+    (message,) = failures(failed)
+    assert failures(first) == []
+    assert "VectorsDrifted" in message
+    assert "python -m embedding_service check" in message
+    assert oracle.sent == []
+    assert project.rows() == before
+
+
+@pytest.mark.case("C27")
+def test_a_tenth_of_requests_failing_at_random_loses_nothing(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment |= {"EMBEDDING_API_TIMEOUT": "1", "EMBEDDING_PARALLEL_BATCHES": "4"}
+    add_documents(project, paragraphs=500, names="CDEF")
+    chance, closing = random.Random(27), threading.Event()
+
+    def fail(number: int, texts: list[str]) -> Reply | None:
+        if chance.random() >= 0.1:
+            return None
+        kind = chance.choice(["500", "503", "reset", "stall"])
+        if kind == "stall":
+            closing.wait(3)
+        if kind == "reset":
+            return Reply(200, oracle.regular(texts).body, manner="cut")
+        return Reply.error(int(kind), "by_chance") if kind in ("500", "503") else None
+
+    oracle.script = fail
+    started = time.monotonic()
+    results = run(project)
+    closing.set()
+
+    texts = figure(results, "texts")
+    assert failures(results) == []
+    assert texts >= 2000
+    assert figure(results, "quarantined") == 0
+    assert figure(results, "texts_sent") <= 1.3 * texts
+    assert figure(results, "requests") <= 1.3 * texts / BATCH
+    assert time.monotonic() - started < 90
+    check_invariants(project, oracle, results, resent=int(0.3 * texts))
+
+
+@pytest.mark.case("C1", "C7")
+def test_of_two_services_one_is_killed_and_brought_back_and_both_are_used_at_the_end(
+    project: Installation, oracle: OracleService
+) -> None:
+    add_documents(project, paragraphs=400, names="CD")
+    timers, never, back_at = [], threading.Event(), list[int]()
+    with OracleService() as other:
+        project.environment["EMBEDDING_API_URL"] = f"{oracle.url},{other.url}"
+
+        def restart() -> None:
+            back_at.append(len(other.sent))
+            other.restart()
+
+        def crash(number: int, texts: list[str]) -> None:
+            # Slow enough that the one that was away is back before the end.
+            never.wait(0.05)
+            if number == 10:
+                timers.append(after(0.5, restart))
+                other.crash()
+
+        other.script = crash
+        oracle.script = lambda number, texts: never.wait(0.05) and None
+        results = run(project)
+        timers[0].join(10)
+        after_it_was_back = len(other.sent) - back_at[0]
+        sent = len(oracle.texts_sent) + len(other.texts_sent)
+        oracle.sent.extend(other.sent)
+
+    assert failures(results) == []
+    assert after_it_was_back >= 5
+    assert len(figure(results, "texts_by_address")) == 2
+    assert sent - figure(results, "texts") <= BATCH * PARALLEL
+    check_invariants(project, oracle, results, resent=BATCH * PARALLEL)

@@ -1,0 +1,154 @@
+"""A run is killed at every point where it leaves something behind, and run again: all is well."""
+
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION
+from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
+from rba_pipeline_tests.faults.invariants import check_invariants
+from rba_pipeline_tests.faults.runs import start
+from rba_pipeline_tests.installation import RUN_S, Installation, failures
+from rba_pipeline_tests.oracle_service import OracleService
+
+pytestmark = [pytest.mark.postgres, pytest.mark.case("O1")]
+
+LONG = pytest.mark.long
+RESENT = 2 * BATCH * PARALLEL
+
+
+def assert_killed_then_well(
+    project: Installation, oracle: OracleService, process: "subprocess.Popen[str]"
+) -> None:
+    output, _ = process.communicate(timeout=RUN_S)
+    assert process.returncode == -signal.SIGKILL, output
+    oracle.script = lambda number, texts: None
+
+    results = project.run(PARTITION)
+
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=RESENT)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        pytest.param(("os.rename", "/catalogue", "1"), id="before-the-catalogue", marks=LONG),
+        pytest.param(("os.rename", "/documents/", "1"), id="before-the-documents", marks=LONG),
+        pytest.param(("os.rename", "/chunks/", "1"), id="before-the-chunks", marks=LONG),
+        pytest.param(("open", "canary", "1"), id="before-the-canary-is-written", marks=LONG),
+        pytest.param(("os.rename", "canary", "1"), id="before-the-canary-is-there", marks=LONG),
+        pytest.param(("open", "/part-", "1"), id="before-the-first-part-is-written", marks=LONG),
+        pytest.param(("os.rename", "/part-", "1"), id="before-the-first-part-is-there"),
+        pytest.param(("os.rename", "/part-", "2"), id="before-the-second-part", marks=LONG),
+        pytest.param(("os.remove", "/part-", "1"), id="after-merging-before-removing"),
+        pytest.param(("os.remove", "/part-", "2"), id="between-removing-parts", marks=LONG),
+        pytest.param(("open", "/outcomes/", "1"), id="before-outcomes-are-written"),
+        pytest.param(("os.rename", "/outcomes/", "1"), id="before-outcomes-are-there", marks=LONG),
+    ],
+)  # fmt: skip
+def test_at_an_operation_of_the_record(
+    project: Installation, oracle: OracleService, gate: tuple[str, ...]
+) -> None:
+    assert_killed_then_well(project, oracle, start(project, *gate))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(0, id="first-request"),
+        pytest.param(1, id="second-request", marks=LONG),
+        pytest.param(4, id="fifth-request", marks=LONG),
+        pytest.param(7, id="eighth-request", marks=LONG),
+    ],
+)
+def test_while_the_service_holds_a_request(
+    project: Installation, oracle: OracleService, number: int
+) -> None:
+    reached, gone = threading.Event(), threading.Event()
+
+    def hold(arrived: int, texts: list[str]) -> None:
+        if arrived == number:
+            reached.set()
+            gone.wait(RUN_S)
+
+    oracle.script = hold
+    process = start(project)
+    assert reached.wait(RUN_S)
+    process.kill()
+    process.wait(RUN_S)
+    gone.set()
+
+    assert_killed_then_well(project, oracle, process)
+
+
+def query(fragment: bytes) -> Callable[[bytes, bytes], bool]:
+    return lambda kind, content: kind in (b"Q", b"P") and fragment in content
+
+
+def copying_into(table: bytes) -> Callable[[bytes, bytes], bool]:
+    """Return what sees the first data of a COPY into ``table``."""
+    begun = False
+
+    def sees(kind: bytes, content: bytes) -> bool:
+        nonlocal begun
+        begun = begun or (kind in (b"Q", b"P") and b"COPY " + table in content)
+        return begun and kind == b"d"
+
+    return sees
+
+
+@pytest.mark.parametrize(
+    ("sees", "fate"),
+    [
+        pytest.param(query(b"DELETE FROM quarantine"), Fate.LOST,
+                     id="before-the-quarantine-is-replaced", marks=LONG),
+        pytest.param(query(b"pg_advisory_xact_lock"), Fate.LOST, id="before-the-lock", marks=LONG),
+        pytest.param(query(b"COPY staged_documents"), Fate.LOST, id="before-the-first-copy",
+                     marks=LONG),
+        pytest.param(copying_into(b"staged_chunks"), Fate.LOST, id="in-the-copy-of-chunks",
+                     marks=LONG),
+        pytest.param(copying_into(b"staged_vectors"), Fate.LOST, id="in-the-copy-of-vectors"),
+        pytest.param(query(b"INSERT INTO vectors"), Fate.LOST, id="before-rows-are-inserted",
+                     marks=LONG),
+        pytest.param(query(b"INSERT INTO published_documents"), Fate.LOST,
+                     id="after-rows-are-inserted", marks=LONG),
+        pytest.param(query(b"COMMIT"), Fate.LOST, id="before-the-commit"),
+        pytest.param(query(b"COMMIT"), Fate.UNANSWERED, id="after-the-commit-before-its-answer"),
+    ],
+)  # fmt: skip
+def test_at_a_message_to_the_database(
+    project: Installation,
+    oracle: OracleService,
+    sees: Callable[[bytes, bytes], bool],
+    fate: Fate,
+) -> None:
+    direct = project.environment["RBA_DATABASE_URL"]
+    reached, begun = threading.Event(), threading.Event()
+    # A commit is only of interest once something was staged.
+    if not sees(b"Q", b"COMMIT"):
+        begun.set()
+
+    def watch(kind: bytes, content: bytes) -> Fate:
+        if query(b"COPY staged_documents")(kind, content):
+            begun.set()
+        if begun.is_set() and not reached.is_set() and sees(kind, content):
+            reached.set()
+            return fate
+        return Fate.PASSES
+
+    with DatabaseProxy(direct) as proxy:
+        proxy.watch = watch
+        project.environment["RBA_DATABASE_URL"] = proxy.url
+        process = start(project)
+        assert reached.wait(RUN_S)
+        if fate is Fate.UNANSWERED:
+            assert proxy.answer_lost.wait(RUN_S)
+        process.kill()
+        process.wait(RUN_S)
+    project.environment["RBA_DATABASE_URL"] = direct
+
+    assert_killed_then_well(project, oracle, process)

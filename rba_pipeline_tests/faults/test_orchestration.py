@@ -1,0 +1,60 @@
+"""Runs side by side, and what they leave behind in logs: the O cases that need no daemon."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rba_pipeline_tests.faults.conftest import PARTITION
+from rba_pipeline_tests.faults.invariants import PHRASE, check_invariants
+from rba_pipeline_tests.faults.runs import start
+from rba_pipeline_tests.installation import RUN_S, Installation, failures
+from rba_pipeline_tests.oracle_service import KEY, OracleService, Reply
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.mark.case("O6")
+def test_two_runs_of_one_partition_at_once_publish_it_once(
+    project: Installation, oracle: OracleService
+) -> None:
+    both_are_here = threading.Barrier(2)
+
+    def meet(number: int, texts: list[str]) -> None:
+        # The first two requests are of different runs: each has one in flight.
+        if number < 2:
+            both_are_here.wait(RUN_S)
+
+    oracle.script = meet
+    project.environment["EMBEDDING_PARALLEL_BATCHES"] = "1"
+    processes = [start(project) for _ in range(2)]
+    outputs = [process.communicate(timeout=RUN_S)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    needed = len(set(oracle.texts_sent))
+    results = project.run(PARTITION)
+    assert failures(results) == []
+    check_invariants(project, oracle, results, resent=needed)
+
+
+@pytest.mark.case("O16")
+def test_neither_secret_nor_text_is_in_anything_that_dagster_keeps(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = lambda number, texts: Reply.error(500, "model_failed") if number == 3 else None
+    good = project.run(PARTITION)
+    oracle.script = lambda number, texts: Reply.error(401, "not_allowed")
+    project.environment["RBA_CORPUS"] = "again"
+    bad = project.run(PARTITION)
+
+    assert failures(good) == []
+    assert "check EMBEDDING_API_KEY" in failures(bad)[0]
+    home = Path(project.environment["DAGSTER_HOME"])
+    files = [path for path in home.rglob("*") if path.is_file()]
+    # The database of events among them: what is looked for stands there in clear text.
+    assert any(b"effective_configuration" in path.read_bytes() for path in files)
+    password = project.environment["RBA_DATABASE_URL"].split("@")[0].rpartition(":")[2]
+    for path in files:
+        content = path.read_bytes()
+        for secret in (KEY, f":{password}@", f"{PHRASE} A-1-"):
+            assert secret.encode() not in content, path

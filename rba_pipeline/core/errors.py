@@ -3,6 +3,8 @@
 RbaError
 ├── BadSetting              a value from the user is outside its range; change it
 ├── DocumentRejected        this file cannot become a document as it is; quarantine it
+│   └── ParsingStopped        beyond a limit, or it broke the parser; other limits may take it
+├── ParserUnavailable       no file can be parsed just now; quarantine none, try again later
 ├── SourceUnavailable       the publications cannot be listed; nothing was changed
 ├── RecordMissing           what this step reads was not made yet, or for other settings
 ├── EmbeddingError          the embedding service did not give us vectors
@@ -40,6 +42,14 @@ class DocumentRejected(RbaError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class ParsingStopped(DocumentRejected):
+    """A limit stopped the parsing of a file, or the parser broke. Try again under other limits."""
+
+
+class ParserUnavailable(RbaError):
+    """The parser process cannot be started. No file is to blame; what was parsed is kept."""
 
 
 class SourceUnavailable(RbaError):

@@ -18,10 +18,12 @@ from rba_pipeline.core.documents import (
     document_id,
     normalise,
 )
-from rba_pipeline.core.errors import DocumentRejected
+from rba_pipeline.core.errors import DocumentRejected, ParsingStopped
 from rba_pipeline.core.parsing.dates import DateEvidence, day_in, day_in_name, filing_date
 from rba_pipeline.core.parsing.decoding import decode
 from rba_pipeline.core.parsing.files import parse
+from rba_pipeline.core.parsing.limits import ParseLimits
+from rba_pipeline_tests.bad_documents import circular_pdf
 from rba_pipeline_tests.resources.sample_pdf import sample_pdf
 
 REASONS = {"empty", "undecodable", "unsupported", "encrypted", "no_text", "corrupt", "undated"}
@@ -414,12 +416,57 @@ def blank_pdf() -> bytes:
         pytest.param(b"words", "noending", "unsupported", id="no-ending"),
         pytest.param(b"words", "a.pdf", "corrupt", id="no-pdf"),
         pytest.param(sample_pdf()[:300], "a.pdf", "corrupt", id="cut-off"),
+        pytest.param(sample_pdf()[:-200], "a.pdf", "corrupt", id="cut-off-near-its-end"),
         pytest.param(encrypted_pdf(), "a.pdf", "encrypted", id="password"),
         pytest.param(blank_pdf(), "a.pdf", "no_text", id="scanned"),
     ],
 )
 def test_rejections(raw: bytes, path: str, reason: str) -> None:
     assert rejection(raw, path) == reason
+
+
+def test_a_pdf_is_not_called_encrypted_because_the_one_before_was() -> None:
+    assert rejection(encrypted_pdf(), "a.pdf") == "encrypted"
+
+    assert rejection(circular_pdf(), "a.pdf") == "corrupt"
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "limits", "reason"),
+    [
+        pytest.param(sample_pdf(), "a.pdf", ParseLimits(max_pages=1), "too_many_pages", id="pages"),
+        pytest.param(
+            sample_pdf(), "a.pdf", ParseLimits(max_characters=1000), "too_large", id="text-of-pages"
+        ),
+        pytest.param(
+            b"a\n\n" + b"x" * 998, "a.txt", ParseLimits(max_characters=1000), "too_large", id="text"
+        ),
+        pytest.param(
+            b"<p>" + b"x" * 1001, "a.html", ParseLimits(max_characters=1000), "too_large", id="page"
+        ),
+    ],
+)
+def test_a_file_beyond_a_limit_is_stopped(
+    raw: bytes, path: str, limits: ParseLimits, reason: str
+) -> None:
+    with pytest.raises(ParsingStopped) as caught:
+        parse(raw, path=path, stated=DAY, limits=limits)
+
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "limits"),
+    [
+        pytest.param(sample_pdf(), "a.pdf", ParseLimits(max_pages=2), id="pages"),
+        pytest.param(b"a\n\n" + b"x" * 997, "a.txt", ParseLimits(max_characters=1000), id="text"),
+        pytest.param(b"<p>" + b"x" * 1000, "a.html", ParseLimits(max_characters=1000), id="page"),
+    ],
+)
+def test_a_file_exactly_at_a_limit_is_a_document(
+    raw: bytes, path: str, limits: ParseLimits
+) -> None:
+    assert parse(raw, path=path, stated=DAY, limits=limits).sections
 
 
 def outcome(raw: bytes, path: str) -> tuple[str, list[str]]:

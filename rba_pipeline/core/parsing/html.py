@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from rba_pipeline.core.documents import Section
 from rba_pipeline.core.parsing.dates import DateEvidence, day_in
@@ -35,7 +35,11 @@ def read_page(text: str) -> Page:
     A page with ``#content`` is read by the bank's structure. Of others, ``main``, else the only
     ``article``, else the body is read, without navigation, header, footer and forms.
     """
-    tree = LexborHTMLParser(text)
+    try:
+        tree = LexborHTMLParser(text)
+    except SelectolaxError as error:
+        # Any text is a page to it: it fails only where it is denied memory.
+        raise MemoryError from error
     root = _content(tree)
     if root is None:
         return Page(_head_title(tree), _canonical(tree), (), ())

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
 import pypdfium2
 
 from rba_pipeline.core.documents import Section, normalise
-from rba_pipeline.core.errors import DocumentRejected
+from rba_pipeline.core.errors import DocumentRejected, ParsingStopped
 from rba_pipeline.core.parsing.dates import DateEvidence
+from rba_pipeline.core.parsing.limits import ParseLimits
 from rba_pipeline.core.parsing.outline import one_line, says_something
 from rba_pipeline.core.parsing.plain import LONGEST_TITLE, head_dates
 
@@ -34,7 +36,7 @@ class PrintedText:
     sections: tuple[Section, ...]
 
 
-def read_pdf(raw: bytes) -> PrintedText:
+def read_pdf(raw: bytes, limits: ParseLimits) -> PrintedText:
     """Return the text of a PDF that opens without a password, page by page.
 
     The title is that of its properties, else its first line. Pages without text are left out.
@@ -42,8 +44,12 @@ def read_pdf(raw: bytes) -> PrintedText:
     Raises:
         DocumentRejected: ``encrypted``, ``corrupt``, or ``no_text`` when no page has any (scanned
             pages).
+        ParsingStopped: ``too_many_pages``, or ``too_large`` for too much text.
     """
-    stated_title, pages = _read(raw)
+    # PDFium mends what was cut off, and would hand over the pages that arrived as if they were all.
+    if b"%%EOF" not in raw[-1024:]:
+        raise DocumentRejected("corrupt", "the PDF is cut off: its end mark is missing")
+    stated_title, pages = _read(raw, limits)
     pages = [(number, _mend(text, pages)) for number, text in pages]
     sections = tuple(
         Section("", 0, number, body) for number, text in pages if (body := _paragraphs(text))
@@ -58,8 +64,9 @@ def read_pdf(raw: bytes) -> PrintedText:
     return PrintedText(title, head_dates(head), sections)
 
 
-def _read(raw: bytes) -> tuple[str, list[tuple[int, str]]]:
+def _read(raw: bytes, limits: ParseLimits) -> tuple[str, list[tuple[int, str]]]:
     with _PDFIUM:
+        _forget_last_failure()
         try:
             document = pypdfium2.PdfDocument(raw)
         except pypdfium2.PdfiumError as error:
@@ -68,14 +75,23 @@ def _read(raw: bytes) -> tuple[str, list[tuple[int, str]]]:
             raise DocumentRejected("corrupt", f"the PDF cannot be opened: {error}") from error
         try:
             title = document.get_metadata_dict().get("Title", "")
-            return title, list(_pages(document))
+            return title, list(_pages(document, limits))
         except pypdfium2.PdfiumError as error:
             raise DocumentRejected("corrupt", f"the PDF breaks off: {error}") from error
         finally:
             document.close()
 
 
-def _pages(document: pypdfium2.PdfDocument) -> Iterator[tuple[int, str]]:
+def _forget_last_failure() -> None:
+    """Let PDFium fail in a known way: of some failures it reports the code of the one before."""
+    with suppress(pypdfium2.PdfiumError):
+        pypdfium2.PdfDocument(b"no PDF")
+
+
+def _pages(document: pypdfium2.PdfDocument, limits: ParseLimits) -> Iterator[tuple[int, str]]:
+    if len(document) > limits.max_pages:
+        raise ParsingStopped("too_many_pages", limits.exceeded("max_pages"))
+    characters = 0
     for number in range(1, len(document) + 1):
         page = document[number - 1]
         try:
@@ -84,6 +100,9 @@ def _pages(document: pypdfium2.PdfDocument) -> Iterator[tuple[int, str]]:
             textpage.close()
         finally:
             page.close()
+        characters += len(text)
+        if characters > limits.max_characters:
+            raise ParsingStopped("too_large", limits.exceeded("max_characters"))
         if says_something(text):
             yield number, text
 

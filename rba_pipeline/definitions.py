@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from rba_pipeline.assets.embeddings import embeddings_asset
 from rba_pipeline.assets.vectors import vectors_asset
 from rba_pipeline.core.backlog import USUAL_STEPS
 from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.parsing.limits import LIMITS, ParseLimits, variable
 from rba_pipeline.core.presets import RANGES, Preset
 from rba_pipeline.jobs import publish_job
 from rba_pipeline.partitions import partitions_by
@@ -37,6 +38,7 @@ class Settings:
     store: str
     grain: str
     first_year: int
+    limits: ParseLimits
     chunk_tokens: int
     chunk_overlap: int
     preset: Preset
@@ -65,6 +67,7 @@ class Settings:
             store=environment.get("RBA_STORE") or str(Path.cwd() / ".state" / "store"),
             grain=environment.get("RBA_GRAIN") or "year",
             first_year=_whole_number(environment, "RBA_FIRST_YEAR", 1990),
+            limits=_limits(environment),
             chunk_tokens=_whole_number(environment, "RBA_CHUNK_TOKENS", 512),
             chunk_overlap=_whole_number(environment, "RBA_CHUNK_OVERLAP", 64),
             preset=_preset(environment.get("EMBEDDING_PRESET") or "auto"),
@@ -97,6 +100,7 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             corpus=settings.corpus,
             store=settings.store,
             first_year=settings.first_year,
+            **asdict(settings.limits),
         ),
         "records": with_defaults(RecordStore, store=settings.store, corpus=settings.corpus),
         "chunking": with_defaults(
@@ -143,6 +147,15 @@ def corpus_name(source: str) -> str:
             f"RBA_SOURCE={source!r} has no last part to name the corpus by: set RBA_CORPUS"
         )
     return name
+
+
+def _limits(environment: Mapping[str, str]) -> ParseLimits:
+    return ParseLimits(
+        **{
+            name: _whole_number(environment, variable(name), limit.default)
+            for name, limit in LIMITS.items()
+        }
+    )
 
 
 def _whole_number(environment: Mapping[str, str], name: str, default: int = 0) -> int:

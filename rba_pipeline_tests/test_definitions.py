@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.parsing.limits import ParseLimits
 from rba_pipeline.core.presets import Preset
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings, build_defs, corpus_name
 from rba_pipeline.jobs import PUBLISH
@@ -19,6 +20,7 @@ DEFAULTS = Settings(
     store=str(Path.cwd() / ".state" / "store"),
     grain="year",
     first_year=1990,
+    limits=ParseLimits(),
     chunk_tokens=512,
     chunk_overlap=64,
     preset=Preset("auto"),
@@ -38,6 +40,14 @@ VARIABLES = [
     pytest.param("RBA_STORE", "memory://store", {"store": "memory://store"}),
     pytest.param("RBA_GRAIN", "month", {"grain": "month"}),
     pytest.param("RBA_FIRST_YEAR", "2001", {"first_year": 2001}),
+    pytest.param("RBA_MAX_FILE_BYTES", "2048", {"limits": ParseLimits(max_file_bytes=2048)}),
+    pytest.param("RBA_MAX_PAGES", "7", {"limits": ParseLimits(max_pages=7)}),
+    pytest.param("RBA_MAX_CHARACTERS", "5000", {"limits": ParseLimits(max_characters=5000)}),
+    pytest.param("RBA_MAX_PARSE_S", "9", {"limits": ParseLimits(max_parse_s=9)}),
+    pytest.param(
+        "RBA_MAX_PARSE_MEMORY_BYTES", "536870912",
+        {"limits": ParseLimits(max_parse_memory_bytes=2**29)},
+    ),
     pytest.param("RBA_CHUNK_TOKENS", " 256 ", {"chunk_tokens": 256}),
     pytest.param("RBA_CHUNK_OVERLAP", "0", {"chunk_overlap": 0}),
     pytest.param("EMBEDDING_PRESET", "gpu", {"preset": Preset("gpu")}),
@@ -75,6 +85,8 @@ def test_an_empty_variable_is_like_none(name: str, value: str, expected: object)
         pytest.param("RBA_SOURCE", "s3://bucket", "no last part.*set RBA_CORPUS", id="no-name"),
         pytest.param("RBA_SOURCE", "/", "no last part.*set RBA_CORPUS", id="root-folder"),
         pytest.param("RBA_FIRST_YEAR", "soon", "RBA_FIRST_YEAR='soon': .* whole number", id="year"),
+        pytest.param("RBA_MAX_PAGES", "0", "max_pages=0: .* 1 to 1,000,000 .*RBA_MAX", id="pages"),
+        pytest.param("RBA_MAX_PARSE_S", "long", "RBA_MAX_PARSE_S='long'", id="seconds"),
         pytest.param("RBA_CHUNK_TOKENS", "5e2", "RBA_CHUNK_TOKENS='5e2'", id="chunk-tokens"),
         pytest.param("RBA_CHUNK_TOKENS", "31", "32 to 8192", id="chunk-tokens-low"),
         pytest.param("RBA_CHUNK_OVERLAP", "257", "0 to 256 .*RBA_CHUNK_OVERLAP", id="overlap"),
@@ -132,6 +144,20 @@ def test_the_definitions_load_and_hold_the_four_assets_and_the_job() -> None:
     assets = {key.to_user_string() for key in defs.resolve_all_asset_keys()}
     assert assets == {"documents", "chunks", "embeddings", "vectors"}
     assert defs.resolve_job_def(PUBLISH).partitions_def is not None
+
+
+def test_a_limit_out_of_range_in_a_run_config_is_refused_before_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RBA_DATABASE_URL", "postgresql://127.0.0.1:9/none")
+    job = build_defs(DEFAULTS).resolve_job_def(PUBLISH)
+    config = {"resources": {"source": {"config": {"max_pages": 0}}}}
+
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(dg.DagsterInvalidConfigError, match="max_pages=0: allowed is"),
+    ):
+        job.execute_in_process(partition_key="2011-01-01", instance=instance, run_config=config)
 
 
 def test_the_key_is_not_in_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:

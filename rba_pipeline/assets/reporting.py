@@ -15,6 +15,7 @@ from rba_pipeline.core.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
     ModelFailed,
+    ParserUnavailable,
     RbaError,
     ServiceOverloaded,
     ServiceUnavailable,
@@ -46,7 +47,8 @@ def one_message(recipe: Recipe) -> Recipe:
                 | ServiceUnavailable
                 | ModelFailed
                 | DatabaseUnavailable
-                | DatabaseBusy,
+                | DatabaseBusy
+                | ParserUnavailable,
             )
             # It says what to do; the traces of its causes would only bury it.
             raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=passing) from None

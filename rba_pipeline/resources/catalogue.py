@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         ("row_group", pa.int32()),
         ("newer_reason", pa.string()),
         ("newer_detail", pa.string()),
+        ("limits", pa.string()),
     ]
 )
 
@@ -45,6 +46,8 @@ class Entry:
         stated_hash: Over the manifest's row; empty without one.
         newer_reason: Why the file, as it is now, is no document, while an earlier version of it is.
         part: The file, relative to the store, that keeps the sections in ``row_group``.
+        limits: Those under which parsing was stopped for ``reason`` or ``newer_reason``; empty
+            where none of them had to do with it.
     """
 
     path: str
@@ -66,6 +69,7 @@ class Entry:
     row_group: int = 0
     newer_reason: str | None = None
     newer_detail: str = ""
+    limits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,13 @@ def write_entries(file: IO[bytes], entries: Iterable[Entry]) -> None:
 
 
 def read_entries(file: IO[bytes]) -> list[Entry]:
-    """Return the entries that ``write_entries`` wrote, ordered by path."""
-    names = [field.name for field in fields(Entry)]
-    columns = pq.read_table(file, columns=names).to_pydict()
-    return [Entry(*values) for values in zip(*(columns[name] for name in names), strict=True)]
+    """Return the entries that ``write_entries`` wrote, ordered by path.
+
+    A column that an earlier version did not write yet has its default.
+    """
+    table = pq.read_table(file)
+    columns = table.to_pydict()
+    values = [
+        columns.get(column.name, [column.default] * table.num_rows) for column in fields(Entry)
+    ]
+    return [Entry(*row) for row in zip(*values, strict=True)]

@@ -4,10 +4,19 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
 
-from rba_pipeline.core.documents import PARSER_VERSION, Section, Stated, content_hash, document_id
-from rba_pipeline.core.errors import DocumentRejected
-from rba_pipeline.core.parsing.files import parse, require_supported
+from rba_pipeline.core.documents import (
+    PARSER_VERSION,
+    Parsed,
+    Section,
+    Stated,
+    content_hash,
+    document_id,
+)
+from rba_pipeline.core.errors import DocumentRejected, ParsingStopped
+from rba_pipeline.core.parsing.endings import require_supported
+from rba_pipeline.core.parsing.limits import ParseLimits
 from rba_pipeline.resources.catalogue import Entry, write_entries
 from rba_pipeline.resources.parsed_parts import write_part
 from rba_pipeline.resources.source_folder import Found, SourceFolder
@@ -17,9 +26,25 @@ from rba_pipeline.resources.store_root import StoreRoot
 DOCUMENTS_PER_PART = 256
 CHARACTERS_PER_PART = 32 * 1024 * 1024
 # What one moment finds so, the next may find otherwise, without a change of the file.
-_PASSING_REASONS = ("unreadable", "missing", "outside_source", "too_large")
+_PASSING_REASONS = (
+    "unreadable",
+    "missing",
+    "outside_source",
+    "too_large",
+    "timeout",
+    "killed",
+)
 
 Progress = Callable[[int, int], None]
+
+
+class Parser(Protocol):
+    """Parses one file at a time, under ``limits``."""
+
+    limits: ParseLimits
+
+    def parse(self, raw: bytes, *, path: str, stated: Stated | None) -> Parsed:
+        """Return what a file is made of, or raise ``DocumentRejected``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +80,7 @@ class CatalogueRefresh:
 
     place: Place
     source: SourceFolder
-    max_file_bytes: int
+    parser: Parser
     before: dict[str, Entry]
     stated: dict[str, Stated]
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -87,14 +112,22 @@ class CatalogueRefresh:
         if entry is None or file.problem is not None or file.modified == "":
             return False
         same_file = (entry.size, entry.modified) == (file.size, file.modified)
-        return same_file and file.size <= self.max_file_bytes and self._still_stands(entry)
+        return (
+            same_file
+            and file.size <= self.parser.limits.max_file_bytes
+            and self._still_stands(entry, entry.reason or entry.newer_reason)
+        )
 
-    def _still_stands(self, entry: Entry) -> bool:
-        """Return whether the same bytes would be parsed to what is kept already."""
+    def _still_stands(self, entry: Entry, refused: str | None) -> bool:
+        """Return whether the same bytes, ``refused`` or not, would lead to what is kept already."""
         said = _stated_hash(self.stated.get(entry.path))
         is_current = (entry.parser_version, entry.stated_hash) == (PARSER_VERSION, said)
         is_whole = entry.part in self._parts if entry.reason is None else True
-        return is_current and is_whole and entry.reason not in _PASSING_REASONS
+        if refused is not None and entry.limits:
+            is_final = entry.limits == _written(self.parser.limits)
+        else:
+            is_final = refused not in _PASSING_REASONS
+        return is_current and is_whole and is_final
 
     def _take(self, file: Found) -> None:
         stated = self.stated.get(file.path)
@@ -107,13 +140,18 @@ class CatalogueRefresh:
             self.judged += int(not kept and self.entries[file.path] != before)
             return
         entry = replace(entry, sha256=hashlib.sha256(raw).hexdigest())
-        if before is not None and before.sha256 == entry.sha256 and self._still_stands(before):
+        if (
+            before is not None
+            and before.sha256 == entry.sha256
+            and self._still_stands(before, before.reason)
+        ):
             self.entries[file.path] = replace(
                 before,
                 size=entry.size,
                 modified=entry.modified,
                 newer_reason=None,
                 newer_detail="",
+                limits=before.limits if before.reason else "",
             )
             return
         try:
@@ -127,11 +165,13 @@ class CatalogueRefresh:
 
         What was published stays until there is a better version of it, or its file is gone.
         """
+        limits = _written(self.parser.limits) if isinstance(rejected, ParsingStopped) else ""
         before = self.before.get(entry.path)
         kept = before is not None and before.part in self._parts and rejected.reason != "missing"
         if before is None or not kept:
-            refused = replace(entry, reason=rejected.reason, detail=rejected.detail)
-            self.entries[entry.path] = refused
+            self.entries[entry.path] = replace(
+                entry, reason=rejected.reason, detail=rejected.detail, limits=limits
+            )
             return False
         self.kept += 1
         # A disk that fails for a moment is asked again; another file is not read twice.
@@ -142,6 +182,7 @@ class CatalogueRefresh:
                 modified=entry.modified,
                 newer_reason=rejected.reason,
                 newer_detail=rejected.detail,
+                limits=limits,
             )
         return True
 
@@ -150,14 +191,14 @@ class CatalogueRefresh:
             raise file.problem
         require_supported(file.path)
         # It may have grown since it was listed.
-        limit = self.max_file_bytes
+        limit = self.parser.limits.max_file_bytes
         raw = b"" if file.size > limit else self.source.read(file.path, limit + 1)
         if max(file.size, len(raw)) > limit:
-            raise DocumentRejected("too_large", f"larger than {limit:,} bytes (max_file_bytes)")
+            raise DocumentRejected("too_large", self.parser.limits.exceeded("max_file_bytes"))
         return raw
 
     def _parse(self, raw: bytes, entry: Entry, stated: Stated | None) -> None:
-        parsed = parse(raw, path=entry.path, stated=stated)
+        parsed = self.parser.parse(raw, path=entry.path, stated=stated)
         entry = replace(
             entry,
             document_id=document_id(self.place.corpus, parsed.url or entry.path),
@@ -192,6 +233,10 @@ class CatalogueRefresh:
         known = {entry.part for entry in (*self.before.values(), *self.entries.values())}
         for part in self._parts - known:
             self.place.store.remove(part)
+
+
+def _written(limits: ParseLimits) -> str:
+    return json.dumps(asdict(limits))
 
 
 def _stated_hash(stated: Stated | None) -> str:

@@ -1,17 +1,20 @@
 """The publications of one corpus: found in a folder, parsed once, kept with the record."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
-import dagster as dg
 from pydantic import Field
 
 from rba_pipeline.core.documents import Document, Stated
 from rba_pipeline.core.errors import BadSetting, SourceUnavailable
+from rba_pipeline.core.parsing.limits import LIMITS, ParseLimits
 from rba_pipeline.resources.catalogue import Catalogue, Entry, read_entries
 from rba_pipeline.resources.catalogue_refresh import CatalogueRefresh, Place, Progress
+from rba_pipeline.resources.checked_resource import CheckedResource
+from rba_pipeline.resources.isolated_parser import IsolatedParser
 from rba_pipeline.resources.parsed_parts import PartReader
 from rba_pipeline.resources.source_folder import (
     Found,
@@ -50,7 +53,11 @@ class Refreshed:
     quarantined: dict[str, int]
 
 
-class DocumentSource(dg.ConfigurableResource):
+def _limit(name: str) -> Any:
+    return Field(default=LIMITS[name].default, description=LIMITS[name].description)
+
+
+class DocumentSource(CheckedResource):
     """A folder of publications, and the catalogue of what was found in it."""
 
     url: str = Field(description="Folder of publications: a local path or an fsspec URL (s3://…).")
@@ -59,16 +66,20 @@ class DocumentSource(dg.ConfigurableResource):
     first_year: int = Field(
         default=1990, ge=1900, le=2100, description="Earlier publications are quarantined (year)."
     )
-    max_file_bytes: int = Field(
-        default=64 * 1024 * 1024,
-        ge=1024,
-        le=1024**3,
-        description="Larger files are quarantined as too_large (bytes).",
-    )
+    max_file_bytes: int = _limit("max_file_bytes")
+    max_pages: int = _limit("max_pages")
+    max_characters: int = _limit("max_characters")
+    max_parse_s: int = _limit("max_parse_s")
+    max_parse_memory_bytes: int = _limit("max_parse_memory_bytes")
     allow_mass_delete: bool = Field(
         default=False,
         description="Accept a source in which not one of the documents kept from it is left.",
     )
+
+    @classmethod
+    def check(cls, values: Mapping[str, object]) -> None:
+        given: dict[str, Any] = {name: values[name] for name in LIMITS if name in values}
+        ParseLimits(**given)
 
     def refresh(self, today: date, on_progress: Progress | None = None) -> Refreshed:
         """Bring the catalogue up to date, reading only what is new or changed.
@@ -84,9 +95,11 @@ class DocumentSource(dg.ConfigurableResource):
         Raises:
             SourceUnavailable: The folder is missing, cannot be listed, has a broken manifest, or is
                 empty while documents are kept from it. The catalogue is as it was.
-            BadSetting: The name of the corpus cannot name a folder.
+            ParserUnavailable: Files cannot be parsed at all. What was parsed before is kept.
+            BadSetting: The name of the corpus cannot name a folder, or a limit is out of range.
         """
         place = self._place()
+        limits = ParseLimits(**{name: getattr(self, name) for name in LIMITS})
         source = open_source(self.url)
         present = publications(source.walk())
         stated = read_manifest(source)
@@ -94,8 +107,9 @@ class DocumentSource(dg.ConfigurableResource):
         before = {entry.path: entry for entry in _entries(place)}
         self._refuse_mass_delete(wanted, before)
 
-        refresh = CatalogueRefresh(place, source, self.max_file_bytes, before, stated or {})
-        refresh.run(wanted, on_progress)
+        with IsolatedParser(limits) as parser:
+            refresh = CatalogueRefresh(place, source, parser, before, stated or {})
+            refresh.run(wanted, on_progress)
 
         now = Catalogue(tuple(refresh.entries.values()), self.first_year, today)
         return Refreshed(

@@ -5,18 +5,22 @@ import os
 from collections.abc import Iterator
 from datetime import date
 from importlib.resources import files as package_files
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rba_pipeline.core.errors import BadSetting, DocumentRejected, RecordMissing, SourceUnavailable
-from rba_pipeline.resources.catalogue import Catalogue, Entry
+from rba_pipeline.core.parsing.limits import ParseLimits
+from rba_pipeline.resources.catalogue import Catalogue, Entry, read_entries, write_entries
 from rba_pipeline.resources.catalogue_refresh import CatalogueRefresh, Place
 from rba_pipeline.resources.document_source import DocumentSource
+from rba_pipeline.resources.isolated_parser import IsolatedParser
 from rba_pipeline.resources.source_folder import Found, LocalFolder, open_source
 from rba_pipeline.resources.store_root import StoreRoot
 from rba_pipeline_tests.resources.corpus import EVER, TODAY, Corpus, text_of
@@ -288,6 +292,17 @@ def test_documents_and_quarantine_are_all_files_and_no_file_twice(
     assert sorted(paths) == sorted(entry.path for entry in rows)
 
 
+def test_a_catalogue_of_an_earlier_version_is_read() -> None:
+    entry = Entry("a.txt", 1, "m", "s", "", 1, document_id="x", published_on=date(2020, 1, 1))
+    file = BytesIO()
+    write_entries(file, [entry])
+    earlier = pq.read_table(BytesIO(file.getvalue())).drop_columns(["limits"])
+    file = BytesIO()
+    pq.write_table(earlier, file)
+
+    assert read_entries(BytesIO(file.getvalue())) == [entry]
+
+
 # Folders that are not there
 
 
@@ -411,8 +426,9 @@ def refresh_with(corpus: Corpus, problem: str) -> CatalogueRefresh:
     source = FailingFolder(str(corpus.folder), problem)
     before = {entry.path: entry for entry in corpus.catalogue().entries}
     place = Place(StoreRoot(str(corpus.store)), "c", "catalogue/c")
-    refresh = CatalogueRefresh(place, source, 1024, before, {})
-    refresh.run(source.walk(), None)
+    with IsolatedParser(ParseLimits(max_file_bytes=1024)) as parser:
+        refresh = CatalogueRefresh(place, source, parser, before, {})
+        refresh.run(source.walk(), None)
     return refresh
 
 

@@ -53,6 +53,7 @@ class SourceFolder(Protocol):
 
         Raises:
             DocumentRejected: ``missing``, ``unreadable`` or ``outside_source``.
+            SourceUnavailable: The folder itself went away after it was listed.
         """
 
 
@@ -125,13 +126,32 @@ class LocalFolder:
     def read(self, path: str, limit: int) -> bytes:
         """See ``SourceFolder``."""
         try:
-            # A pipe that took the file's place would block an ordinary open for ever.
-            descriptor = os.open(self._inside(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            descriptor = self._opened(self._inside(path))
             with open(descriptor, "rb") as file:
                 _require_file(os.fstat(descriptor).st_mode)
                 return file.read(limit)
         except (OSError, ValueError) as error:
             raise _translated(error) from error
+
+    def _opened(self, resolved: str) -> int:
+        """Open a file from the root on, folder by folder, no link followed, no writer waited for.
+
+        A link or a pipe may have taken the place of what was looked at just before.
+        """
+        *folders, name = os.path.relpath(resolved, self._root).split("/")
+        try:
+            place = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            # Not this file alone is gone, and none of them may be taken for deleted.
+            raise SourceUnavailable(_gone(self._root)) from None
+        try:
+            for folder in folders:
+                inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+                os.close(place)
+                place = inner
+            return os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=place)
+        finally:
+            os.close(place)
 
     def _inside(self, path: str) -> str:
         resolved = os.path.realpath(os.path.join(self._root, path))

@@ -1,9 +1,10 @@
 """The table of faults: which case is shown by which test, its result, and how long it took.
 
-A test names its cases with ``@pytest.mark.case("C1")``. With ``--fault-table`` the table is
-printed, and a case without a test makes the run fail.
+A test names its cases with ``@pytest.mark.case("C1")`` or, among the fault tests, in its name. With
+``--fault-table`` the table is printed, and a case without a test makes the run fail.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -19,6 +20,9 @@ _NUMBERS = {
 }
 CASES = dict.fromkeys(f"{group}{number}" for group in _NUMBERS for number in _NUMBERS[group])
 
+# As in test_d9_a_row and test_a_row[D9-trigger].
+_IN_NAME = re.compile(r"(?:^test_|\[|-)([csdotCSDOT]\d+)(?=[-_\]])")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -28,12 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for mark in item.iter_markers("case"):
-            unknown = set(mark.args) - CASES.keys()
-            if unknown:
-                raise pytest.UsageError(f"{item.nodeid}: no such fault case: {unknown}")
-            # Properties travel with the report, also from another process.
-            item.user_properties += [("case", name) for name in mark.args]
+        named = {name for mark in item.iter_markers("case") for name in mark.args}
+        if "/faults/" in item.nodeid:
+            named |= {name.upper() for name in _IN_NAME.findall(item.name)}
+        if unknown := named - CASES.keys():
+            raise pytest.UsageError(f"{item.nodeid}: no such fault case: {unknown}")
+        if named:
+            item.add_marker(pytest.mark.case(*sorted(named)))
+        # Properties travel with the report, also from another process.
+        item.user_properties += [("case", name) for name in sorted(named)]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

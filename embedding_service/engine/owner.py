@@ -3,10 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 from embedding_service.backend.base import Backend, Work
-from embedding_service.engine.memory import MemoryGuard
+from embedding_service.engine.memory import Footprint, MemoryGuard
 from embedding_service.engine.passes import Passes
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.engine.self_test import check_invariance
@@ -93,7 +92,7 @@ class Owner:
         try:
             self._warm_up()
             self._tested.set()
-            while (taken := self._line.take(self._known_limits())) is not None:
+            while (taken := self._line.take(self._limits, self._footprint)) is not None:
                 for request in taken.late:
                     request.settle(self._clock(), DeadlinePassed("no vectors within the deadline"))
                 if taken.batch:
@@ -107,8 +106,8 @@ class Owner:
         except BaseException as error:  # noqa: BLE001 - handed to every waiting caller
             self._die(error)
 
-    def _known_limits(self) -> BatchLimits:
-        return replace(self._limits, footprint=self.passes.footprint)
+    def _footprint(self) -> Footprint | None:
+        return self.passes.footprint
 
     def _warm_up(self) -> None:
         began = self._clock()

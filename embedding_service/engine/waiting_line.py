@@ -4,9 +4,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+from embedding_service.engine.memory import Footprint
 from embedding_service.engine.policy import BatchLimits, next_batch
 from embedding_service.engine.tickets import Lane, PendingRequest, Ticket
 
@@ -108,11 +109,14 @@ class WaitingLine:
             queue.append(request)
             self._changed.notify()
 
-    def take(self, limits: BatchLimits) -> Taken | None:
+    def take(
+        self, limits: BatchLimits, footprint: Callable[[], Footprint | None] = lambda: None
+    ) -> Taken | None:
         """Wait until there is work; return the next batch, or None when the line is closed.
 
         All of a batch is of one lane. It is empty when everything in front was too late to be
-        worth computing.
+        worth computing. ``footprint`` is asked when there is work, for that of ``limits``: what
+        was free before the wait need not be free after it.
         """
         with self._changed:
             self._changed.wait_for(lambda: any(self._queues.values()) or self._closed)
@@ -123,7 +127,8 @@ class WaitingLine:
             for request in late:
                 self._remove(request)
             front = queue.front(limits.look_ahead)
-            chosen = next_batch([ticket.length for ticket in front], limits)
+            known = replace(limits, footprint=footprint())
+            chosen = next_batch([ticket.length for ticket in front], known)
             batch = [front[i] for i in chosen]
             for ticket in batch:
                 queue.remove(ticket)

@@ -1,6 +1,7 @@
 """One owner thread, and everyone who waits for it."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -464,6 +465,22 @@ def test_batches_are_kept_to_the_memory_there_is() -> None:
     assert Waiter(engine, texts, "document", None).result().shape == (8, 8)
 
     assert process.peak <= 700 * 2**20
+    engine.stop(WAIT_S)
+
+
+def test_a_batch_is_kept_to_the_memory_there_is_after_an_idle_while() -> None:
+    engine, backend, process = growing_engine(limit_mib=1000)
+    engine.wait_until_tested()
+    texts = backend.tokenise(["w " * 150] * 4, "raw")
+    Waiter(engine, texts, "document", None).result()
+    backend.batches.clear()
+    # Long enough to be back in the line, where it waits for work.
+    time.sleep(0.05)
+
+    process.others = 300 * 2**20
+    Waiter(engine, texts, "document", None).result()
+
+    assert backend.batches == [[152] * 2] * 2
     engine.stop(WAIT_S)
 
 

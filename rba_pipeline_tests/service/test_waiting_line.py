@@ -1,5 +1,6 @@
 """The line between callers and the owner thread."""
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -210,6 +211,17 @@ def test_nothing_is_put_back_into_a_closed_line() -> None:
     assert taken is not None
 
     assert not line.put_back(taken.batch)
+
+
+def test_memory_is_looked_at_when_there_is_work_and_not_before() -> None:
+    line = line_of(100)
+    waited: list[int] = []
+    coming = threading.Timer(0.05, line.put, [request(5)])
+    coming.start()
+
+    line.take(LIMITS, lambda: waited.append(line.tokens("document")))
+
+    assert waited == [5]
 
 
 def test_who_leaves_a_long_line_moves_nobody_else() -> None:

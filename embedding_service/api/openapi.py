@@ -43,10 +43,13 @@ def _header(description: str, kind: str) -> dict[str, Any]:
 
 _ID_BACK = {"X-Request-Id": _header("The caller's, or a new one.", "string")}
 _COME_BACK = {
-    "Retry-After": {
-        "description": "Seconds, computed from the work that waits.",
-        "schema": {"type": "integer", "minimum": 1},
+    status: {
+        "Retry-After": {"description": said, "schema": {"type": "integer", "minimum": 1}},
     }
+    for status, said in (
+        (429, "Seconds, computed from the work that waits."),
+        (503, "Seconds: computed from the work that waits when stopping, else a few."),
+    )
 }
 _MEASURED = {
     "X-Queue-Tokens": _header("Tokens that wait now.", "integer"),
@@ -118,7 +121,7 @@ def _error(status: int) -> dict[str, Any]:
     return {
         "description": description,
         "model": ErrorAnswer,
-        "headers": _ID_BACK | (_COME_BACK if status in (429, 503) else {}),
+        "headers": _ID_BACK | _COME_BACK.get(status, {}),
         "content": {"application/json": {"example": {"error": example}}},
     }
 

@@ -55,6 +55,7 @@ class Engine:
             memory=memory,
             watchdog_s=watchdog_s,
             on_death=on_death,
+            retry_after_s=self.retry_after_s,
             clock=clock,
         )
 

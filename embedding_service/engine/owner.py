@@ -40,9 +40,13 @@ class Owner:
         memory: MemoryGuard | None,
         watchdog_s: float,
         on_death: Callable[[BaseException], None],
+        retry_after_s: Callable[[], int],
         clock: Callable[[], float],
     ) -> None:
-        """``on_death`` runs once, in another thread, when the model can do nothing more."""
+        """``on_death`` runs once, in another thread, when the model can do nothing more.
+
+        ``retry_after_s`` as in ``Passes``.
+        """
         self._backend = backend
         self._line = line
         self._limits = limits
@@ -50,7 +54,9 @@ class Owner:
         self._on_death = on_death
         self._clock = clock
         self._watchdog = Watchdog(watchdog_s, self._hang)
-        self.passes = Passes(backend, watchdog=self._watchdog, memory=memory)
+        self.passes = Passes(
+            backend, watchdog=self._watchdog, memory=memory, retry_after_s=retry_after_s
+        )
         self._thread = threading.Thread(target=self._own, name="model-owner", daemon=True)
         self._tested = threading.Event()
         self._computing: list[Ticket] = []

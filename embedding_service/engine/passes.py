@@ -1,6 +1,6 @@
 """One pass of the model: watched, measured, and its result checked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,18 +11,28 @@ from embedding_service.errors import MemoryFull, SettingRefused, TooLarge
 
 # A probe must bring the next one this much further; else the memory is spent.
 _WORTH_A_PROBE = 1.02
-# Until bodies and answers that take memory now have come and gone.
-_MEMORY_RETRY_AFTER_S = 5
 
 
 class Passes:
     """Runs the model. Only the owner thread calls ``run``."""
 
-    def __init__(self, backend: Backend, *, watchdog: Watchdog, memory: MemoryGuard | None) -> None:
-        """``memory`` None means that nothing bounds the memory of a pass."""
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        watchdog: Watchdog,
+        memory: MemoryGuard | None,
+        retry_after_s: Callable[[], int],
+    ) -> None:
+        """``memory`` None means that nothing bounds the memory of a pass.
+
+        ``retry_after_s`` says how long the work that waits will take: about when the requests that
+        hold memory now are answered.
+        """
         self._backend = backend
         self._watchdog = watchdog
         self._memory = memory
+        self._retry_after_s = retry_after_s
         self._longest_run = 1
 
     @property
@@ -90,7 +100,7 @@ class Passes:
         if length > self.longest_text:
             return too_large(what, self.longest_text)
         message = f"{what} needs the memory that other requests hold now"
-        return MemoryFull(message, _MEMORY_RETRY_AFTER_S)
+        return MemoryFull(message, self._retry_after_s())
 
     def _reach(self, texts: Sequence[TokenIds]) -> int:
         """Return how much of the first text is known to fit; of several texts all is."""

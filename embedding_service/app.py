@@ -99,8 +99,8 @@ def create_app(
 
 
 def _routes(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, uploads: Uploads) -> Routes:
-    def limits(backend: Backend) -> Limits:
-        return _limits(settings, backend)
+    def limits(engine: Engine) -> Limits:
+        return _limits(settings, engine)
 
     return Routes(
         lifecycle,
@@ -186,14 +186,14 @@ def memory_guard(settings: Settings, backend: Backend) -> MemoryGuard | None:
     )
 
 
-def _limits(settings: Settings, backend: Backend) -> Limits:
-    batch = batch_limits(settings, backend)
+def _limits(settings: Settings, engine: Engine) -> Limits:
     return Limits(
         max_texts=settings.max_texts,
-        max_tokens_per_text=backend.max_tokens,
-        max_batch_tokens=batch.max_padded_tokens,
-        server_batch_size=batch.max_texts,
-        max_queue_tokens=settings.max_queue_tokens,
+        max_tokens_per_text=engine.backend.max_tokens,
+        max_batch_tokens=engine.limits.max_padded_tokens,
+        server_batch_size=engine.limits.max_texts,
+        max_queue_tokens=engine.room["document"],
+        max_query_queue_tokens=engine.room["query"],
         max_body_bytes=settings.max_body_bytes,
     )
 

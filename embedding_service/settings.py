@@ -65,10 +65,11 @@ class Settings(BaseSettings):
         description="Most padded tokens in one forward pass; by default 2048 on a CPU, else 65536.",
     )
     max_queue_tokens: int = Field(
-        default=1_048_576,
+        default=2**21,
         ge=1,
         le=2**28,
-        description="Most tokens that wait at once; a request beyond that is refused with 429.",
+        description="Most tokens of documents that wait at once, and an eighth of it for queries; "
+        "a request beyond that is refused with 429.",
     )
     max_seq_length: int | None = Field(
         default=None,

@@ -20,6 +20,9 @@ class Limits:
     max_batch_tokens: int
     server_batch_size: int
     max_queue_tokens: int
+    """Of documents: one request holds no more."""
+    max_query_queue_tokens: int
+    """The same for ``input_type`` query."""
     max_body_bytes: int
 
 

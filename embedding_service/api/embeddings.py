@@ -23,7 +23,6 @@ from embedding_service.api.jobs import Job, parsed, rendered
 from embedding_service.api.memory import answer_bytes, parsed_bytes
 from embedding_service.api.records import RequestRecord, record_of
 from embedding_service.api.waiting import in_thread, patiently
-from embedding_service.backend.base import Backend
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.lifecycle import Lifecycle
 from embedding_service.engine.tickets import PendingRequest
@@ -44,7 +43,7 @@ class Embeddings:
         self,
         lifecycle: Lifecycle,
         *,
-        limits: Callable[[Backend], Limits],
+        limits: Callable[[Engine], Limits],
         body_seconds: float,
         uploads: Uploads,
         long_threads: int,
@@ -107,7 +106,7 @@ class Embeddings:
         self, request: Request, engine: Engine, record: RequestRecord, deadline: float | None
     ) -> Job:
         """Return what is to be computed; body and texts are gone when this returns."""
-        limits = self._limits(engine.backend)
+        limits = self._limits(engine)
         body = await read_body(
             request,
             record,

@@ -83,7 +83,7 @@ _ERRORS: dict[int, tuple[str, str, str, int | None]] = {
     429: (
         "The line or the memory is full (queue_full, memory_full); come back later.",
         "queue_full",
-        "1048576 of at most 1048576 tokens of document texts wait already",
+        "2097152 of at most 2097152 tokens of document texts wait already",
         None,
     ),
     431: ("The head is too large.", "head_too_large", "expected at most 65536 bytes", None),

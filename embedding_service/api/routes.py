@@ -29,7 +29,7 @@ from embedding_service.api.openapi import (
 )
 from embedding_service.api.records import EMBEDDING_PATHS
 from embedding_service.api.security import OPEN_PATHS
-from embedding_service.backend.base import Backend
+from embedding_service.engine.engine import Engine
 from embedding_service.engine.lifecycle import Lifecycle
 
 
@@ -42,7 +42,7 @@ class Routes:
         *,
         embeddings: Embeddings,
         metrics: Metrics,
-        limits: Callable[[Backend], Limits],
+        limits: Callable[[Engine], Limits],
         version: str,
     ) -> None:
         self._lifecycle = lifecycle
@@ -117,8 +117,7 @@ class Routes:
     async def info(self) -> Response:
         """What is served: model, space, limits, prompts."""
         engine = self._lifecycle.engine()
-        limits = self._limits(engine.backend)
-        limits = dataclasses.replace(limits, max_tokens_per_text=engine.longest_text)
+        limits = dataclasses.replace(self._limits(engine), max_tokens_per_text=engine.longest_text)
         body = info_body(engine.backend, limits, self._version)
         return Response(body, media_type="application/json")
 

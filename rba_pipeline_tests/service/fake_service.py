@@ -5,7 +5,8 @@ Words that a text may hold:
     poison   the model fails on this batch
     die      the thread that owns the model ends
 
-FAKE_FIRST, in the environment, holds words for the first batch of all, which is of the self-test.
+FAKE_FIRST, in the environment, holds words for the first batch of all, which is of the self-test;
+FAKE_MAX_TOKENS is how many the model takes, 64 by default.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main() -> int:
     asked = parser.parse_args()
     backend = FakeBackend(
         dimensions=8,
+        max_tokens=int(os.environ.get("FAKE_MAX_TOKENS", "64")),
         prompts=Prompts(document="document: ", query="query: "),
         matryoshka=Matryoshka((4, 8), layer_norm_first=True),
         before_encode=_obey,

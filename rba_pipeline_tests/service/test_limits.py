@@ -29,6 +29,24 @@ def small_service() -> Iterator[ServiceProcess]:
         yield service
 
 
+@pytest.fixture(scope="module")
+def default_service() -> Iterator[ServiceProcess]:
+    """The limits of a service that nothing was set for; the model takes 1,024 tokens."""
+    with ServiceProcess({"FAKE_MAX_TOKENS": "1024"}, module=FAKE) as service:
+        yield service
+
+
+def embedded(
+    service: ServiceProcess, texts: list[str], input_type: str = "document"
+) -> requests.Response:
+    return requests.post(
+        f"{service.url}/embeddings",
+        json={"input": texts, "input_type": input_type},
+        headers=service.headers,
+        timeout=WAIT_S,
+    )
+
+
 def begun(service: ServiceProcess, body: bytes, *, announced: int) -> socket.socket:
     """Return a connection on which head and ``body`` have been sent, and no more."""
     connection = socket.create_connection(("127.0.0.1", service.port), WAIT_S)
@@ -59,6 +77,31 @@ def until_held(service: ServiceProcess, expected: float) -> None:
     """Ask until it is so; each question is a round trip, and the test has a time-out."""
     while held_bytes(service) != expected:
         pass
+
+
+def test_2048_chunks_of_600_tokens_fit_one_request(default_service: ServiceProcess) -> None:
+    # With the prompt, one word, and two special tokens.
+    texts = ["rates " * 597] * 2048
+
+    answer = embedded(default_service, texts)
+
+    assert answer.status_code == 200, answer.text
+    assert [item["tokens"] for item in answer.json()["data"]] == [600] * 2048
+
+
+def test_a_client_that_splits_queries_as_info_says_is_not_refused(
+    default_service: ServiceProcess,
+) -> None:
+    info = requests.get(
+        f"{default_service.url}/info", headers=default_service.headers, timeout=WAIT_S
+    )
+    most, longest = (
+        info.json()["limits"][name] for name in ("max_query_queue_tokens", "max_tokens_per_text")
+    )
+    texts = ["rates " * (longest - 3)] * (most // longest)
+
+    assert embedded(default_service, texts, "query").status_code == 200
+    assert embedded(default_service, [*texts, "rates"], "query").status_code == 413
 
 
 def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(

@@ -308,7 +308,8 @@ def test_info_tells_space_prompts_and_limits(fake_service: ServiceProcess) -> No
         "max_tokens_per_text": 64,
         "max_batch_tokens": 2048,
         "server_batch_size": 32,
-        "max_queue_tokens": 1_048_576,
+        "max_queue_tokens": 2_097_152,
+        "max_query_queue_tokens": 262_144,
         "max_body_bytes": 65_536,
     }
 

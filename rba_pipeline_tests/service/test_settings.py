@@ -128,4 +128,4 @@ def test_a_containers_quota_bounds_the_cores(
 def test_a_request_of_as_many_chunks_as_it_may_hold_fits_the_line() -> None:
     settings = read_settings()
 
-    assert settings.max_queue_tokens >= settings.max_texts * 512
+    assert settings.max_queue_tokens >= settings.max_texts * 700

@@ -157,12 +157,22 @@ def _engine(
 
 
 def batch_limits(settings: Settings, backend: Backend) -> BatchLimits:
-    """Return the bounds of one forward pass: of the settings, else what suits the device."""
+    """Return the bounds of one forward pass: of the settings, else what suits the device.
+
+    Raises:
+        SettingRefused: More texts are asked for than are looked at for one pass.
+    """
     usual = _CPU_BATCH if backend.device == "cpu" else _ACCELERATOR_BATCH
     padded = settings.max_batch_tokens or usual.max_padded_tokens
+    texts = settings.server_batch_size or usual.max_texts
+    if texts > usual.look_ahead:
+        raise SettingRefused(
+            f"EMBEDDING_SERVER_BATCH_SIZE={texts}: expected at most {usual.look_ahead} on "
+            f"{backend.device}"
+        )
     return dataclasses.replace(
         usual,
-        max_texts=settings.server_batch_size or usual.max_texts,
+        max_texts=texts,
         max_padded_tokens=padded,
         max_attention=padded * _ATTENTION_LENGTH,
         native_tokens=backend.native_tokens,

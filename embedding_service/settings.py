@@ -55,8 +55,9 @@ class Settings(BaseSettings):
     server_batch_size: int | None = Field(
         default=None,
         ge=1,
-        le=4096,
-        description="Most texts in one forward pass; by default 32 on a CPU, 256 elsewhere.",
+        le=2048,
+        description="Most texts in one forward pass, on a CPU at most 512; by default 32 there, "
+        "256 elsewhere.",
     )
     max_batch_tokens: int | None = Field(
         default=None,

@@ -13,6 +13,7 @@ from embedding_service.app import batch_limits
 from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.memory import Footprint, Seen
 from embedding_service.engine.policy import BatchLimits, next_batch
+from embedding_service.errors import SettingRefused
 from embedding_service.settings import read_settings
 
 LIMITS = BatchLimits(max_texts=4, max_padded_tokens=1000, look_ahead=8)
@@ -105,6 +106,13 @@ def test_where_padding_costs_little_passes_are_fuller() -> None:
     assert len(fewer) < 0.8 * len(more)
     # Attention grows with the square of the padding.
     assert _padding_share(fewer) < 0.2
+
+
+def test_a_batch_larger_than_what_is_looked_at_for_it_is_refused() -> None:
+    assert batch_limits(read_settings(server_batch_size=512), FakeBackend()).max_texts == 512
+
+    with pytest.raises(SettingRefused, match="SERVER_BATCH_SIZE=513: expected at most 512 on cpu"):
+        batch_limits(read_settings(server_batch_size=513), FakeBackend())
 
 
 def _lognormal(*, median: int, sigma: float, longest: int) -> list[int]:

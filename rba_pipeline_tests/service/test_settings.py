@@ -27,7 +27,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
         ("EMBEDDING_DEVICE", "tpu", "'auto', 'cpu', 'cuda' or 'mps'"),
         ("EMBEDDING_MAX_TEXTS", "0", "from 1 to 65536"),
         ("EMBEDDING_MAX_BATCH_TOKENS", "-1", "from 1 to 1048576"),
-        ("EMBEDDING_SERVER_BATCH_SIZE", "1.5", "from 1 to 4096"),
+        ("EMBEDDING_SERVER_BATCH_SIZE", "1.5", "from 1 to 2048"),
         ("EMBEDDING_MAX_QUEUE_TOKENS", "", "from 1 to"),
         ("EMBEDDING_MAX_SEQ_LENGTH", "9000", "from 8 to 8192"),
         ("EMBEDDING_THREADS", "0", "from 1 to 1024"),

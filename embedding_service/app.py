@@ -180,8 +180,17 @@ def batch_limits(settings: Settings, backend: Backend) -> BatchLimits:
 
 
 def memory_guard(settings: Settings, backend: Backend) -> MemoryGuard | None:
-    """Return what bounds the memory of passes; None where it cannot be measured."""
+    """Return what bounds the memory of passes; None where it cannot be measured.
+
+    Raises:
+        SettingRefused: A limit is set, and the passes take another memory than the process's.
+    """
     if backend.device != "cpu":
+        if settings.max_memory is not None:
+            raise SettingRefused(
+                f"EMBEDDING_MAX_MEMORY={int(settings.max_memory)}: leave it unset, it bounds no "
+                f"pass on {backend.device}; EMBEDDING_MAX_BATCH_TOKENS does"
+            )
         _logger.info("passes are not bounded by memory: they take that of %s", backend.device)
         return None
     try:

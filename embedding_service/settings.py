@@ -93,7 +93,8 @@ class Settings(BaseSettings):
         ge=2**26,
         le=2**44,
         description="Most memory of the process, such as 3GiB, under which forward passes are "
-        "kept; by default 90 % of the container's limit, else 80 % of the machine's memory.",
+        "kept; by default 90 % of the container's limit, else 80 % of the machine's memory; "
+        "on a CPU only.",
     )
     watchdog_seconds: float = Field(
         default=300,

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from embedding_service.app import memory_guard
+from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.memory import Footprint, MemoryGuard, Seen
+from embedding_service.errors import SettingRefused
+from embedding_service.settings import read_settings
 
 MIB = 2**20
 IDLE = 500 * MIB
@@ -164,6 +168,18 @@ def test_what_is_remembered_stays_small() -> None:
         process.run(guard, 1 + n % 32, 1 + n % 500)
 
     assert len(guard.footprint.seen) < 100
+
+
+def test_a_limit_that_would_bound_nothing_is_refused() -> None:
+    class OnAnAccelerator(FakeBackend):
+        device = "cuda"
+
+    assert memory_guard(read_settings(), OnAnAccelerator()) is None
+
+    with pytest.raises(
+        SettingRefused, match=r"EMBEDDING_MAX_MEMORY=3221225472: .* no pass on cuda"
+    ):
+        memory_guard(read_settings(max_memory="3GiB"), OnAnAccelerator())
 
 
 def test_a_bound_grows_with_the_square_of_the_length_only_for_longer_texts() -> None:

@@ -141,4 +141,7 @@ class Backend(Protocol):
 
         Returns:
             float32, shape ``(n, space.dimensions)``.
+
+        Raises:
+            MemoryError: The device has not enough for so much at once.
         """

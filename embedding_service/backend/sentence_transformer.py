@@ -61,7 +61,10 @@ class SentenceTransformerBackend(TextModel):
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         arrays = self.passed(batch)
-        given = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
-        with torch.inference_mode():
-            vectors: Vectors = self._body(**given).cpu().numpy()
+        try:
+            given = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
+            with torch.inference_mode():
+                vectors: Vectors = self._body(**given).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(f"{self.device}: {error}") from error
         return vectors

@@ -40,7 +40,6 @@ class Engine:
         the model can do nothing more: it is at fault, or it took over ``watchdog_s`` for a pass.
         """
         self.backend = backend
-        self.limits = limits
         query_room = max(max_queue_tokens // _QUERY_SHARE, backend.max_tokens)
         self.room: Mapping[Lane, int] = {"query": query_room, "document": max_queue_tokens}
         """Most tokens that may wait, by lane."""
@@ -71,6 +70,11 @@ class Engine:
             NotReady: The owner thread died of it; the cause is chained.
         """
         self._owner.wait_until_tested()
+
+    @property
+    def limits(self) -> BatchLimits:
+        """Bounds of one pass, as they are now."""
+        return self._owner.limits
 
     @property
     def alive(self) -> bool:

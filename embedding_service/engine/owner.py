@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from embedding_service.backend.base import Backend, Work
 from embedding_service.engine.memory import Footprint, MemoryGuard
@@ -49,7 +50,8 @@ class Owner:
         """
         self._backend = backend
         self._line = line
-        self._limits = limits
+        self.limits = limits
+        """As given, or smaller since a pass did not fit into memory."""
         self._stats = stats
         self._on_death = on_death
         self._clock = clock
@@ -98,7 +100,7 @@ class Owner:
         try:
             self._warm_up()
             self._tested.set()
-            while (taken := self._line.take(self._limits, self._footprint)) is not None:
+            while (taken := self._line.take(self.limits, self._footprint)) is not None:
                 for request in taken.late:
                     request.settle(self._clock(), DeadlinePassed("no vectors within the deadline"))
                 if taken.batch:
@@ -154,7 +156,12 @@ class Owner:
                 return
             vectors = self.passes.run(texts)
         except Exception as error:  # noqa: BLE001 - handed to the callers of this batch
-            self._fail(batch, error, self._clock() - began)
+            seconds = self._clock() - began
+            if isinstance(error, MemoryError) and self._put_back_for_smaller_passes(batch):
+                self._charge(batch, seconds)
+                self._stats.batch_failed(seconds)
+            else:
+                self._fail(batch, error, seconds)
             return
         self._failed_in_a_row = 0
         seconds = self._clock() - began
@@ -166,6 +173,15 @@ class Owner:
         for ticket, vector in zip(batch, vectors, strict=True):
             if ticket.request.deliver(ticket.index, vector):
                 ticket.request.settle(self._clock())
+
+    def _put_back_for_smaller_passes(self, batch: list[Ticket]) -> bool:
+        """Halve all passes from now on; return False if ``batch`` cannot be computed in parts."""
+        if len(batch) == 1 or not self._line.put_back(batch):
+            return False
+        half = max(1, len(batch) * max(ticket.length for ticket in batch) // 2)
+        self.limits = replace(self.limits, max_padded_tokens=half)
+        _logger.warning("a pass did not fit into memory: from now on at most %d tokens", half)
+        return True
 
     def _fail(self, batch: list[Ticket], error: Exception, seconds: float) -> None:
         requests = self._charge(batch, seconds)

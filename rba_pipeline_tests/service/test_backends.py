@@ -317,6 +317,23 @@ def test_a_pass_computes_what_is_said_of_it(models: Models) -> None:
     assert longest == rounded(max(lengths))
 
 
+def test_a_device_without_memory_is_told_apart_from_a_model_that_fails(models: Models) -> None:
+    import torch
+
+    backend = models.load("nomic", "torch")
+    ids = backend.tokenise(TEXTS, "raw")
+
+    def spent(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    hook = backend._body.register_forward_pre_hook(spent)  # type: ignore[attr-defined]
+    with pytest.raises(MemoryError, match="cpu: out of memory"):
+        backend.encode(ids)
+    hook.remove()
+
+    assert len(backend.encode(ids)) == len(ids)
+
+
 def loaded(models: Models, folder: Path, runtime: str) -> Backend:
     return converted_here(folder) if runtime == "openvino" else models.load(str(folder), runtime)
 

@@ -175,6 +175,31 @@ def test_a_failed_batch_fails_its_own_texts_and_the_next_one_runs(harness: Harne
     assert harness.stats.snapshot(0)["failed_batches"] == 1
 
 
+def test_a_pass_that_does_not_fit_into_memory_is_made_in_halves(harness: Harness) -> None:
+    def fit(batch: Sequence[TokenIds]) -> None:
+        if len(batch) > 2:
+            raise MemoryError("cuda: out of memory")
+
+    harness.on_batch = fit
+    texts = ["a", "b", "c", "d"]
+
+    vectors = harness.submit(*texts).result()
+
+    assert np.array_equal(vectors, [harness.backend.vector(harness.ids(text)) for text in texts])
+    assert harness.backend.batches == [[3, 3], [3, 3]]
+    assert harness.engine.limits.max_padded_tokens == 6
+    assert harness.stats.snapshot(0)["failed_batches"] == 1
+
+
+def test_a_text_that_does_not_fit_into_memory_alone_fails(harness: Harness) -> None:
+    harness.fail_on(POISON, MemoryError("cuda: out of memory"))
+
+    with pytest.raises(BackendFailed):
+        harness.submit(POISON).result()
+
+    assert harness.submit("healthy").result().shape == (1, 8)
+
+
 def test_a_model_that_fails_at_everything_ends_the_service(harness: Harness) -> None:
     lost = RuntimeError("the device is lost")
 

@@ -15,6 +15,8 @@ class Description:
     prompts: Prompts
     matryoshka: Matryoshka | None
     pad_id: int
+    usual_tokens: int
+    """The longest text that the model's folder asks for."""
     native_tokens: int
     """What the model was trained for; longer texts, if it takes them, go a path of their own."""
     longest_tokens: int

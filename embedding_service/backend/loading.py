@@ -125,14 +125,16 @@ def load(folder: ModelFolder, device: str) -> Loaded:
     _check_steps(model)
     config = folder.json("config.json")
     rotary = _rotary(model) if config["model_type"] == _NOMIC else None
+    usual = _usual_tokens(model, config)
     description = Description(
         dimensions=int(model.get_embedding_dimension() or 0),
         pooling=_pooling(model),
         prompts=_prompts(model, config),
         matryoshka=_matryoshka(folder, config),
         pad_id=int(model.tokenizer.pad_token_id or 0),
-        native_tokens=_native_tokens(model, config),
-        longest_tokens=rotary.longest_tokens if rotary else _native_tokens(model, config),
+        usual_tokens=usual,
+        native_tokens=rotary.trained_tokens if rotary else usual,
+        longest_tokens=rotary.longest_tokens if rotary else usual,
         rotary=rotary,
     )
     tokenizer_json = whole_tokenizer(folder)
@@ -207,7 +209,7 @@ def _matryoshka(folder: ModelFolder, config: dict[str, Any]) -> Matryoshka | Non
     return Matryoshka(tuple(listed), layer_norm_first=nomic) if listed else None
 
 
-def _native_tokens(model: SentenceTransformer, config: dict[str, Any]) -> int:
+def _usual_tokens(model: SentenceTransformer, config: dict[str, Any]) -> int:
     positions = config.get("max_position_embeddings")
     if positions:
         positions -= _first_position(model, config)

@@ -125,7 +125,7 @@ class OpenVinoBackend(TextModel):
         threads: int,
         max_tokens: int | None,
     ) -> None:
-        """``max_tokens`` None means: what the model was trained for.
+        """``max_tokens`` None means: what the model's folder asks for.
 
         Raises:
             ModelRefused: The model does not take texts of ``max_tokens``.

@@ -29,7 +29,7 @@ class SentenceTransformerBackend(TextModel):
         threads: int,
         max_tokens: int | None,
     ) -> None:
-        """Load ``folder``. ``max_tokens`` None means: what the model was trained for.
+        """Load ``folder``. ``max_tokens`` None means: what the model's folder asks for.
 
         Raises:
             ModelRefused: The folder holds no model that we can serve faithfully.

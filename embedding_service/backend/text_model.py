@@ -45,7 +45,7 @@ class TextModel:
         tokenizer_json: bytes,
         max_tokens: int | None,
     ) -> None:
-        """``max_tokens`` None means: what the model was trained for.
+        """``max_tokens`` None means: what the model's folder asks for.
 
         Raises:
             ModelRefused: The model does not take texts of ``max_tokens``.
@@ -121,7 +121,7 @@ def _limit(description: Description, model: str, wanted: int | None) -> int:
             f"EMBEDDING_MAX_SEQ_LENGTH={wanted}: {model} takes 8 to "
             f"{description.longest_tokens} tokens"
         )
-    return wanted or description.native_tokens
+    return wanted or description.usual_tokens
 
 
 def _closing_tokens(tokenizer: Tokenizer) -> int:

@@ -166,6 +166,45 @@ def test_long_texts_take_a_path_of_their_own(models: Models, runtime: str) -> No
     assert long.space.id != native.space.id
 
 
+def test_a_lower_usual_limit_moves_no_text_to_the_path_for_long_ones(
+    models: Models, tmp_path: Path
+) -> None:
+    make_model("nomic_bert", tmp_path, initializer_range=0.2)
+    text = "the cash rate " * 300
+
+    lifted = models.load(str(tmp_path), "torch", max_seq_length=2048)
+
+    vectors = lifted.encode(lifted.tokenise([text], "raw"))
+    assert models.load(str(tmp_path), "torch").max_tokens == 128
+    assert lifted.native_tokens == 2048
+    assert np.abs(vectors - whole_by_the_library(tmp_path, text)).max() <= 1e-5
+
+
+def test_a_long_text_has_the_librarys_vector_under_stretched_frequencies(
+    models: Models, tmp_path: Path
+) -> None:
+    make_model("nomic_bert", tmp_path, initializer_range=0.2)
+    ours = models.load(str(tmp_path), "torch", max_seq_length=8192)
+    text = "the cash rate was unchanged " * 500
+    stretched = [(1000 * 7 ** (32 / 30)) ** (-i / 16) for i in range(16)]
+
+    vectors = ours.encode(ours.tokenise([text], "raw"))
+
+    assert np.abs(vectors - whole_by_the_library(tmp_path, text, stretched)).max() <= 1e-5
+    assert np.abs(vectors - whole_by_the_library(tmp_path, text)).max() > 1e-3
+
+
+def whole_by_the_library(path: Path, text: str, frequencies: list[float] | None = None) -> Any:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    model: Any = SentenceTransformer(str(path), device="cpu")
+    model.max_seq_length = 8192
+    if frequencies is not None:
+        model[0].auto_model.rotary_emb.inv_freq = torch.tensor(frequencies)
+    return model.encode([text], prompt="", normalize_embeddings=True)
+
+
 def test_both_runtimes_agree_on_long_texts(models: Models) -> None:
     torch, openvino = (
         models.load("nomic", runtime, max_seq_length=8192) for runtime in ("torch", "openvino")
@@ -353,7 +392,7 @@ def converted_here(folder: Path) -> Backend:
 
 
 def make_model(
-    model_type: str, out: Path, *, pooling: str = "mean", last: Any | None = None
+    model_type: str, out: Path, *, pooling: str = "mean", last: Any | None = None, **config_of: Any
 ) -> None:
     """Write a tiny model of ``model_type`` with random weights, in the library's layout."""
     import torch
@@ -370,6 +409,7 @@ def make_model(
         # Where it is not 0, a model that counts positions from it begins elsewhere.
         pad_token_id=1 if "roberta" in model_type else tokenizer.pad_token_id,
         max_position_embeddings=128,
+        **config_of,
     )
     tokenizer.model_max_length = 512
     bare = out / "bare"

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
@@ -19,9 +20,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from embedding_service.backend import attention
-from embedding_service.backend.base import Matryoshka, Prompts
+from embedding_service.backend.agreement import least_cosine
+from embedding_service.backend.base import Matryoshka, Prompts, Vectors
 from embedding_service.backend.description import Description
 from embedding_service.backend.models import ModelFolder
+from embedding_service.backend.packing import packed
 from embedding_service.backend.rotary import Rotary
 from embedding_service.errors import ModelRefused
 
@@ -41,6 +44,7 @@ _PROBES = (
     "naïve  Ökonomie — 通貨",
     "a",
 )
+_LEAST_COSINE = 0.9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +143,13 @@ def load(folder: ModelFolder, device: str) -> Loaded:
     )
     tokenizer_json = whole_tokenizer(folder)
     _check_tokenizer(folder, tokenizer_json, model)
+    # Before its parts are taken, and changed.
+    expected = model.encode(list(_PROBES), prompt="", show_progress_bar=False)
     given = _given_rotary(model) if rotary else None
     body = Body(model, given, _first_position(model, config)).eval()
-    return Loaded(body, description, tokenizer_json)
+    loaded = Loaded(body, description, tokenizer_json)
+    _check_vectors(loaded, device, expected)
+    return loaded
 
 
 def whole_tokenizer(folder: ModelFolder) -> bytes:
@@ -238,6 +246,9 @@ def _rotary(model: SentenceTransformer) -> Rotary:
     inner: Any = model[0].auto_model
     # As transformers reads it: the file may be in the older layout of the model's authors.
     config = inner.config
+    kind = config.rope_parameters["rope_type"]
+    if kind != "default":
+        raise ModelRefused(f"the model's rope_type is {kind!r}; served is only 'default'")
     return Rotary(
         base=float(config.rope_parameters["rope_theta"]),
         head_dimensions=int(config.head_dim),
@@ -255,3 +266,20 @@ def _check_tokenizer(folder: ModelFolder, ours: bytes, model: SentenceTransforme
                 f"{folder.path}: tokenizer.json gives other tokens than the tokenizer's own "
                 "configuration; save the tokenizer again with transformers"
             )
+
+
+def _check_vectors(loaded: Loaded, device: str, expected: Vectors) -> None:
+    """Refuse a model whose configuration makes the library compute what ``Body`` does not."""
+    tokenizer = Tokenizer.from_str(loaded.tokenizer_json.decode())
+    ids = [np.array(tokenizer.encode(text).ids, dtype=np.int32) for text in _PROBES]
+    arrays: dict[str, Any] = {**packed(ids, loaded.description.pad_id)}
+    if loaded.description.rotary:
+        arrays["frequencies"] = loaded.description.rotary.frequencies(long=False)
+    with torch.inference_mode():
+        found = loaded.body(**{name: torch.from_numpy(a).to(device) for name, a in arrays.items()})
+    cosine = least_cosine(found.cpu().numpy(), expected)
+    if not cosine >= _LEAST_COSINE:
+        raise ModelRefused(
+            f"its vectors have a cosine of {cosine:.4f} to those of sentence-transformers, at "
+            f"least {_LEAST_COSINE} is needed: something in its configuration is not computed here"
+        )

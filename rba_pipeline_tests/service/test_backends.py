@@ -331,6 +331,28 @@ def test_a_step_that_we_would_not_compute_as_the_library_does_is_refused(
         models.load(str(tmp_path), "torch")
 
 
+def test_what_the_library_computes_otherwise_is_refused(models: Models, tmp_path: Path) -> None:
+    make_model("bert", tmp_path, pooling="cls", initializer_range=0.2)
+    change_config(tmp_path, is_decoder=True)
+
+    with pytest.raises(ModelRefused, match=r"cosine of 0\.\d+ to those of sentence-transformers"):
+        models.load(str(tmp_path), "torch")
+
+
+def test_scaled_rotary_positions_are_refused(models: Models, tmp_path: Path) -> None:
+    shutil.copytree(models.path("nomic"), tmp_path, dirs_exist_ok=True)
+    scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0}
+    change_config(tmp_path, rope_parameters=scaled)
+
+    with pytest.raises(ModelRefused, match="rope_type is 'linear'; served is only 'default'"):
+        models.load(str(tmp_path), "torch")
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_another_layer_than_the_last_is_refused(models: Models, tmp_path: Path) -> None:
     make_model("bert", tmp_path)
     path = next(tmp_path.glob("**/sentence_bert_config.json"))

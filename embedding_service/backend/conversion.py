@@ -113,12 +113,18 @@ def _traced(loaded: Loaded, model: TextModel, example: Sequence[TokenIds]) -> op
         )
 
 
+def calibration_ids(model: TextModel, texts: Sequence[str]) -> list[TokenIds]:
+    """Return at most 120 of ``texts``, cut to 512 tokens, or to what the ordinary path takes."""
+    longest = min(_CALIBRATION_TOKENS, model.native_tokens)
+    ids = [text[:longest] for text in model.tokenise(texts, "document")]
+    chosen = [ids[i * len(ids) // _CALIBRATION_TEXTS] for i in range(_CALIBRATION_TEXTS)]
+    return list({id(text): text for text in chosen}.values())
+
+
 def _quantised(graph: openvino.Model, model: TextModel, texts: Sequence[str]) -> openvino.Model:
     import nncf
 
-    ids = [text[:_CALIBRATION_TOKENS] for text in model.tokenise(texts, "document")]
-    chosen = [ids[i * len(ids) // _CALIBRATION_TEXTS] for i in range(_CALIBRATION_TEXTS)]
-    chosen = list({id(text): text for text in chosen}.values())
+    chosen = calibration_ids(model, texts)
     _logger.info("quantising to int8, calibrated on %d texts; this takes minutes", len(chosen))
 
     def given(text: TokenIds) -> dict[str, Any]:

@@ -144,6 +144,19 @@ def test_another_calibration_is_another_space(models: Models, calibration: Path)
     assert other.space.id != usual.space.id
 
 
+@pytest.mark.parametrize(("model", "longest"), [("all-MiniLM-L6-v2", 256), ("nomic", 512)])
+def test_calibration_has_no_text_that_the_model_does_not_take(
+    models: Models, model: str, longest: int
+) -> None:
+    from embedding_service.backend.conversion import calibration_ids
+
+    backend: Any = models.load(model, "torch")
+
+    ids = calibration_ids(backend, ["the cash rate " * 300] * 12)
+
+    assert [len(text) for text in ids] == [longest] * 12
+
+
 def test_too_few_texts_to_calibrate_with_are_refused(models: Models, tmp_path: Path) -> None:
     few = tmp_path / "few.txt"
     few.write_text("one\n\ntwo\n")

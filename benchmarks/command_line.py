@@ -8,13 +8,10 @@ from benchmarks.load_generator import Setting
 from benchmarks.sides import CACHE, PRECISIONS, SIDES, Model, find_model
 
 
-def parser(name: str, description: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
-    """Return a parser with ``--rounds``, ``--cache``, ``--device`` and ``--out``."""
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with ``--cache`` and ``--out``."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument(
-        "--rounds", type=positive, default=rounds, metavar="N", help=f"default {rounds}"
     )
     made.add_argument(
         "--cache",
@@ -23,7 +20,6 @@ def parser(name: str, description: str | None, *, rounds: int = 3) -> argparse.A
         metavar="FOLDER",
         help=f"models that were made and prepared before; default {CACHE}",
     )
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     add_out(made, name)
     return made
 
@@ -38,6 +34,18 @@ def add_out(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="FILE",
         help=f"gets every figure, as JSON; default {usual}",
     )
+
+
+def add_rounds(parser: argparse.ArgumentParser, usual: int = 3) -> None:
+    """Add ``--rounds``: how often each figure is measured."""
+    parser.add_argument(
+        "--rounds", type=positive, default=usual, metavar="N", help=f"default {usual}"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:

@@ -40,6 +40,8 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables, and return 0 if every goal is met, else 1."""
     parser = command_line.parser("engine", __doc__)
+    command_line.add_rounds(parser)
+    command_line.add_device(parser)
     command_line.add_models(parser)
     command_line.add_texts(parser)
     parser.add_argument(

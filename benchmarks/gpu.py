@@ -17,6 +17,7 @@ _TEXTS = 2048
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run both, and return 0 if every goal of both is met, else 1."""
     parser = command_line.parser("gpu", __doc__)
+    command_line.add_rounds(parser)
     parser.add_argument(
         "--texts", type=command_line.positive, default=_TEXTS, metavar="N", help=f"default {_TEXTS}"
     )

@@ -119,7 +119,7 @@ def _sampled(server: ServerProcess, over: threading.Event) -> list[tuple[float, 
 def _settings(model: Path, asked: argparse.Namespace) -> dict[str, str]:
     return {
         "EMBEDDING_MODEL": str(model.resolve()),
-        "EMBEDDING_DEVICE": asked.device,
+        "EMBEDDING_DEVICE": "cpu",
         "EMBEDDING_PRECISION": asked.precision,
         "EMBEDDING_MAX_SEQ_LENGTH": str(_TOKENS),
         "EMBEDDING_CACHE_DIR": str((asked.cache / "prepared").resolve()),

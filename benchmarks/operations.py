@@ -119,6 +119,7 @@ def _seconds(
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser("operations", __doc__)
+    command_line.add_rounds(parser)
     command_line.add_models(parser)
     command_line.add_precisions(parser, "fp32,bf16,int8")
     parser.add_argument(

@@ -73,6 +73,8 @@ def _written(reports: Sequence[Report], out: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser("service", __doc__)
+    command_line.add_rounds(parser)
+    command_line.add_device(parser)
     command_line.add_models(parser)
     command_line.add_texts(parser)
     parser.add_argument(

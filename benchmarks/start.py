@@ -66,7 +66,9 @@ class Starts:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and return 0 if every goal is met, else 1."""
-    parser = command_line.parser("start", __doc__, rounds=5)
+    parser = command_line.parser("start", __doc__)
+    command_line.add_rounds(parser, 5)
+    command_line.add_device(parser)
     command_line.add_models(parser)
     command_line.add_precisions(parser, _USUAL_PRECISIONS)
     asked = parser.parse_args(arguments)

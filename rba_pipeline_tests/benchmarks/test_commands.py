@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,24 @@ def test_an_argument_that_means_nothing_is_refused(
         service.main([argument])
 
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "argument"),
+    [
+        pytest.param(memory, "--rounds=1", id="memory-has-one-round"),
+        pytest.param(memory, "--device=cpu", id="memory-is-that-of-a-cpu"),
+        pytest.param(operations, "--device=cpu", id="operations-are-openvinos"),
+        pytest.param(gpu, "--device=cuda", id="gpu-is-one"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    module: Any, argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        module.main([argument])
+
+    assert f"unrecognized arguments: {argument}" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:

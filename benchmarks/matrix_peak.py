@@ -15,7 +15,6 @@ _REPEATS = 5
 _SQUARE, _THERE_AND_BACK = 8, 3
 _TOKENS = {"cpu": (512, 2048), "cuda": (8192, 32768)}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "bf16"}
 _INT8_LEVELS = 256
 
 Chain = list[tuple[int, int]]
@@ -100,6 +99,9 @@ def _openvino(chain: Chain, tokens: int, precision: str, device: str) -> Run:
     import openvino
     from openvino import opset13 as ops
 
+    from embedding_service.backend.openvino import properties
+    from embedding_service.cores import usable_cores
+
     given = ops.parameter([tokens, chain[0][0]], np.float32)
     states: Any = given
     for weight in _weights(chain):
@@ -108,8 +110,8 @@ def _openvino(chain: Chain, tokens: int, precision: str, device: str) -> Run:
         else:
             factor = ops.constant(weight)
         states = ops.matmul(states, factor, False, False)
-    properties = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": 1}
-    model = openvino.Core().compile_model(openvino.Model([states], [given]), "CPU", properties)
+    as_served = properties(precision, usable_cores())  # type: ignore[arg-type]
+    model = openvino.Core().compile_model(openvino.Model([states], [given]), "CPU", as_served)
     request = model.create_infer_request()
     first = _input(chain, tokens)
     return lambda: request.infer([first], share_inputs=True, share_outputs=True)

@@ -18,7 +18,6 @@ from benchmarks.sides import Model
 
 _WEIGHTS = "FullyConnected"
 _ATTENTION = ("Subgraph", "ScaledDotProductAttention")
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +96,10 @@ def _seconds(
 ) -> dict[str, float]:
     import openvino
 
-    properties = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERF_COUNT": True,
-    }
-    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", properties)
+    from embedding_service.backend.openvino import properties
+
+    counting = properties(precision, threads) | {"PERF_COUNT": True}  # type: ignore[arg-type]
+    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", counting)
     request = compiled.create_infer_request()
     # The first pass also prepares for the shape.
     request.infer(dict(given))

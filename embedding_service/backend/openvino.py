@@ -79,7 +79,7 @@ class Compiled:
 
     def __init__(self, graph: Path, precision: Precision, threads: int) -> None:
         core = openvino.Core()
-        model = core.compile_model(graph, "CPU", _properties(precision, threads))
+        model = core.compile_model(graph, "CPU", properties(precision, threads))
         self._request = model.create_infer_request()
 
     def run(self, given: Mapping[str, NDArray[Any]]) -> Vectors:
@@ -93,7 +93,8 @@ class Compiled:
         return vectors
 
 
-def _properties(precision: Precision, threads: int) -> dict[str, Any]:
+def properties(precision: Precision, threads: int) -> dict[str, Any]:
+    """Return how OpenVINO compiles a model that is served in ``precision`` on this CPU."""
     # What int8 leaves unquantised is computed in bf16 where there are instructions for it.
     half = "bf16" if "BF16" in capabilities() else "f32"
     hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": half}

@@ -75,9 +75,8 @@ def _call(url: str, load: MixedLoad, chance: random.Random, until: threading.Eve
                 raise WrongAnswer(f"a request of kind {kind!r} was answered with {status}")
             counts[kind if status != 429 else "refused"] += 1
     finally:
-        # One wrong answer ends the whole load.
-        if counts.total() == 0 or not until.is_set():
-            until.set()
+        # Whoever ends, by a wrong answer or a lost line, ends the whole load.
+        until.set()
         line.close()
     return counts
 

@@ -17,7 +17,7 @@ from rba_pipeline.core.errors import RbaError
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.demo import run_demo
 from rba_pipeline.neighbours import Neighbours, neighbours
-from rba_pipeline.resources.vector_store import Filters
+from rba_pipeline.resources.vector_search import Filters
 
 DAY = click.DateTime(["%Y-%m-%d"])
 

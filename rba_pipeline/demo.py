@@ -12,7 +12,7 @@ from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.materialise import PartitionResult, materialise, partitions_to_materialise
 from rba_pipeline.neighbours import Neighbours
 from rba_pipeline.partitions import partitions_by, today, window_of
-from rba_pipeline.resources.vector_store import Filters
+from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.results import print_hits, print_quality
 from rba_pipeline.search import evaluate, known_items, search
 

@@ -8,7 +8,7 @@ import click
 
 from rba_pipeline.core.chunks import passage_of
 from rba_pipeline.core.vectors import Hit, Quality
-from rba_pipeline.resources.vector_store import Filters
+from rba_pipeline.resources.vector_search import Filters
 
 
 def print_hits(query: str, hits: Sequence[Hit], *, lines: int = 3) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.vectors import Hit, Quality, quality, rank_of
 from rba_pipeline.resources.embedding import Embedding
-from rba_pipeline.resources.vector_store import Filters, VectorStore
+from rba_pipeline.resources.vector_search import Filters
+from rba_pipeline.resources.vector_store import VectorStore
 
 # Passages looked at to rank documents: a document's best passage decides its place.
 PASSAGES_PER_RANKING = 200

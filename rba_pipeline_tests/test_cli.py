@@ -10,7 +10,8 @@ import pytest
 from rba_pipeline.core.embeddings import Outcome, Space
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
-from rba_pipeline.resources.vector_store import QuarantineEntry, VectorStore
+from rba_pipeline.resources.quarantine import QuarantineEntry
+from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.command_line import called, point_at, run
 from rba_pipeline_tests.oracle_service import DIMENSIONS, OracleService, Reply
 from rba_pipeline_tests.resources.publishing import NEW_SPACE, Texts, publish, store_of

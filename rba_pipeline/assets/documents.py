@@ -9,8 +9,9 @@ from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.partitions import today
 from rba_pipeline.resources.catalogue import Quarantined
 from rba_pipeline.resources.document_source import DocumentSource
+from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore
-from rba_pipeline.resources.vector_store import QuarantineEntry, VectorStore
+from rba_pipeline.resources.vector_store import VectorStore
 
 
 def documents_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:

@@ -18,8 +18,9 @@ from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore, Outcomes
 from rba_pipeline.resources.embedding_stream import Traffic
+from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.record_store import RecordStore
-from rba_pipeline.resources.vector_store import QuarantineEntry, VectorStore
+from rba_pipeline.resources.vector_store import VectorStore
 
 _DETAILS = {
     "model_failed": "the service fails at this text, alone, and at no other",

@@ -12,7 +12,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import class_row
 from pydantic import Field, PrivateAttr
 
 from rba_pipeline.core.documents import Document
@@ -21,13 +20,14 @@ from rba_pipeline.core.errors import (
     DatabaseBusy,
     DatabaseError,
     DatabaseUnavailable,
-    WrongSpace,
 )
 from rba_pipeline.core.vectors import Hit
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources import schema, space_register
+from rba_pipeline.resources import quarantine, schema, space_register, vector_search
 from rba_pipeline.resources.publication import Publication, VectorSource
+from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.space_register import HeldSpace, lock_key
+from rba_pipeline.resources.vector_search import Filters
 
 CONNECT_TIMEOUT_S = 10
 # A first refresh may parse for long; whoever waits for it has nothing else to do.
@@ -48,28 +48,6 @@ class Published:
     rows: int
     quarantined: int
     activated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantineEntry:
-    """One file or text that is not searchable, why, and how often it was tried."""
-
-    kind: str
-    name: str
-    window_start: date
-    window_end: date
-    reason: str
-    detail: str
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """What a search leaves out; ``None`` leaves out nothing. Both dates are included."""
-
-    series: str | None = None
-    first_day: date | None = None
-    last_day: date | None = None
 
 
 class VectorStore(dg.ConfigurableResource):
@@ -172,36 +150,13 @@ class VectorStore(dg.ConfigurableResource):
         ones.
         """
         connection = self._ready()
-        span = [window.start, window.end] if window else [date.min, date.max]
-        with self._translated(), connection.transaction():
-            connection.execute(
-                "DELETE FROM quarantine WHERE corpus = %s AND kind = %s "
-                "AND window_start < %s AND window_end > %s",
-                [self.corpus, kind, *reversed(span)],
-            )
-            with connection.cursor() as cursor:
-                cursor.executemany(
-                    "INSERT INTO quarantine (corpus, kind, name, window_start, window_end, reason, "
-                    "detail, attempts) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
-                    "ON CONFLICT (corpus, kind, name, window_start) DO NOTHING",
-                    [
-                        (self.corpus, entry.kind, entry.name, entry.window_start, entry.window_end,
-                         entry.reason, entry.detail, entry.attempts)
-                        for entry in entries
-                    ],
-                )  # fmt: skip
+        with self._translated():
+            quarantine.replace(connection, self.corpus, kind, window, entries)
 
     def quarantine(self) -> list[QuarantineEntry]:
         """Return everything that is not searchable, files before texts, by name."""
-        with (
-            self._translated(),
-            self._ready().cursor(row_factory=class_row(QuarantineEntry)) as cursor,
-        ):
-            return cursor.execute(
-                "SELECT kind, name, window_start, window_end, reason, detail, attempts "
-                "FROM quarantine WHERE corpus = %s ORDER BY kind, name",
-                [self.corpus],
-            ).fetchall()
+        with self._translated():
+            return quarantine.entries(self._ready(), self.corpus)
 
     def drop_from_quarantine(self, kind: str, names: Collection[str]) -> None:
         """Take the entries ``names`` of one kind off the list, in every window."""
@@ -271,39 +226,10 @@ class VectorStore(dg.ConfigurableResource):
         Raises:
             WrongSpace: The corpus is searched in another space, or holds nothing yet.
         """
-        active = self.active_space()
-        if active is None:
-            raise WrongSpace(
-                f"corpus {self.corpus!r} has nothing to search: materialise a partition"
+        with self._translated():
+            return vector_search.search(
+                self._ready(), self.corpus, query, space=space, k=k, filters=filters
             )
-        if active.id != space:
-            raise WrongSpace(
-                f"corpus {self.corpus!r} is searched in space {active.id} ({active.model}), the "
-                f"query was embedded in {space}: start the service with {active.model}, or "
-                "embed the "
-                "corpus with the new model"
-            )
-        with self._translated(), self._ready().cursor(row_factory=class_row(Hit)) as cursor:
-            return cursor.execute(
-                "SELECT 1 - (v.embedding <=> %(query)s) AS score, d.document_id, d.path, d.title, "
-                "d.series, d.published_on, v.section, v.page, d.url, v.text "
-                "FROM vectors v JOIN documents d USING (corpus, document_id) "
-                "WHERE v.corpus = %(corpus)s AND v.space = %(space)s "
-                "AND (%(series)s::text IS NULL OR d.series = %(series)s "
-                "     OR starts_with(d.series, %(series)s || '/')) "
-                "AND d.published_on BETWEEN coalesce(%(first_day)s::date, '-infinity') "
-                "                       AND coalesce(%(last_day)s::date, 'infinity') "
-                "ORDER BY v.embedding <=> %(query)s, v.chunk_id LIMIT %(k)s",
-                {
-                    "query": query,
-                    "corpus": self.corpus,
-                    "space": space,
-                    "k": k,
-                    "series": filters.series,
-                    "first_day": filters.first_day,
-                    "last_day": filters.last_day,
-                },
-            ).fetchall()
 
     def _ready(self) -> psycopg.Connection:
         """Return the connection, after the schema was found to be ours."""

@@ -11,7 +11,9 @@ import pytest
 
 from rba_pipeline.core.errors import DatabaseError, DatabaseUnavailable, WrongSpace
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.vector_store import Filters, QuarantineEntry, VectorStore
+from rba_pipeline.resources.quarantine import QuarantineEntry
+from rba_pipeline.resources.vector_search import Filters
+from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.oracle_service import oracle_vector
 from rba_pipeline_tests.resources.publishing import (
     NEW_SPACE,

@@ -67,6 +67,7 @@ HOMES: dict[str, set[str]] = {
         "rba_pipeline.resources.space_register", "rba_pipeline.resources.schema",
         "rba_pipeline.resources.postgres", "rba_pipeline.resources.postgres_data",
         "rba_pipeline.resources.quarantine", "rba_pipeline.resources.vector_search",
+        "rba_pipeline.resources.staging",
     },
     "requests": {"rba_pipeline.resources.deadline_http", "rba_pipeline.local_service"},
     "urllib3": {"rba_pipeline.resources.deadline_http"},

@@ -1,20 +1,16 @@
 """One window's rows, staged beside the tables and then applied to them, within one transaction."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
-import numpy as np
 import psycopg
 import pyarrow as pa
-from numpy.typing import NDArray
-from pgvector import Vector
 
 from rba_pipeline.core.documents import Document
-from rba_pipeline.core.errors import BadSetting, HoleInPartition
+from rba_pipeline.core.errors import HoleInPartition
 from rba_pipeline.core.windows import Window
+from rba_pipeline.resources import staging
 from rba_pipeline.resources.record_store import CHUNKS, described
-
-VectorBlocks = Iterable[tuple[list[str], NDArray[np.float32]]]
-VectorSource = Callable[[set[str]], VectorBlocks]
+from rba_pipeline.resources.staging import VectorSource
 
 # One row of the serving copy, as the UI shows it.
 VECTORS = pa.schema(
@@ -24,22 +20,6 @@ VECTORS = pa.schema(
         described("embedding", pa.list_(pa.float32()), "Unit vector"),
     ]
 )
-
-_TABLES = """
-CREATE TEMP TABLE staged_documents (LIKE documents) ON COMMIT DROP;
-CREATE TEMP TABLE staged_chunks (
-    chunk_id text PRIMARY KEY, document_id text, chunking_id text, ordinal integer, section text,
-    page integer, start integer, text text, text_hash text, tokens integer
-) ON COMMIT DROP;
-CREATE TEMP TABLE staged_vectors (text_hash text, embedding vector) ON COMMIT DROP;
-"""
-_DOCUMENT_COLUMNS = (
-    "corpus", "document_id", "path", "series", "title", "url", "published_on", "content_hash",
-)  # fmt: skip
-_CHUNK_COLUMNS = (
-    "chunk_id", "document_id", "chunking_id", "ordinal", "section", "page", "start", "text",
-    "text_hash", "tokens",
-)  # fmt: skip
 
 _UPSERT_DOCUMENTS = """
 INSERT INTO documents SELECT * FROM staged_documents
@@ -108,6 +88,7 @@ class Publication:
         elsewhere: Collection[str],
     ) -> None:
         self._connection = connection
+        self._corpus = corpus
         self._about = {
             "corpus": corpus,
             "space": space,
@@ -124,13 +105,13 @@ class Publication:
         vectors: VectorSource,
     ) -> None:
         """Copy the window's rows aside, and the vectors that the database does not have yet."""
-        self._connection.execute(_TABLES)
-        self._copy_documents(documents)
-        self._copy_chunks(chunks)
+        self._connection.execute(staging.TABLES)
+        staging.copy_documents(self._connection, documents, self._corpus)
+        staging.copy_chunks(self._connection, chunks)
         missing = self._connection.execute(
             f"SELECT DISTINCT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
         )
-        self._copy_vectors(vectors({row[0] for row in missing}))
+        staging.copy_vectors(self._connection, vectors({row[0] for row in missing}))
         self._connection.execute("ANALYZE staged_chunks; ANALYZE staged_vectors")
 
     def apply(self) -> tuple[int, int, int]:
@@ -166,35 +147,3 @@ class Publication:
 
     def _run(self, statement: str) -> int:
         return self._connection.execute(statement, self._about).rowcount
-
-    def _copy_documents(self, documents: Iterable[Document]) -> None:
-        columns = ", ".join(_DOCUMENT_COLUMNS)
-        statement = f"COPY staged_documents ({columns}) FROM STDIN (FORMAT BINARY)"
-        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types([*["text"] * 6, "date", "text"])
-            for document in documents:
-                if document.corpus != self._about["corpus"]:
-                    raise BadSetting(
-                        f"the record is of corpus {document.corpus!r}, the vectors of "
-                        f"{self._about['corpus']!r}: give all resources the same, or set RBA_CORPUS"
-                    )
-                copy.write_row([getattr(document, name) for name in _DOCUMENT_COLUMNS])
-
-    def _copy_chunks(self, batches: Iterable[pa.RecordBatch]) -> None:
-        columns = ", ".join(_CHUNK_COLUMNS)
-        statement = f"COPY staged_chunks ({columns}) FROM STDIN (FORMAT BINARY)"
-        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(
-                ["text", "text", "text", "int4", "text", "int4", "int4", "text", "text", "int4"]
-            )
-            for batch in batches:
-                for row in batch.select(_CHUNK_COLUMNS).to_pylist():
-                    copy.write_row(list(row.values()))
-
-    def _copy_vectors(self, blocks: VectorBlocks) -> None:
-        statement = "COPY staged_vectors (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
-        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(["text", "vector"])
-            for hashes, vectors in blocks:
-                for text_hash, vector in zip(hashes, vectors, strict=True):
-                    copy.write_row([text_hash, Vector(vector)])

@@ -24,9 +24,10 @@ from rba_pipeline.core.errors import (
 from rba_pipeline.core.vectors import Hit
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources import quarantine, schema, space_register, vector_search
-from rba_pipeline.resources.publication import Publication, VectorSource
+from rba_pipeline.resources.publication import Publication
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.space_register import HeldSpace, lock_key
+from rba_pipeline.resources.staging import VectorSource
 from rba_pipeline.resources.vector_search import Filters
 
 CONNECT_TIMEOUT_S = 10

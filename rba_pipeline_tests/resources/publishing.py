@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rba_pipeline.core.documents import Document
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.publication import VectorSource
+from rba_pipeline.resources.staging import VectorSource
 from rba_pipeline.resources.vector_store import Published, VectorStore
 from rba_pipeline_tests.resources.sample_records import (
     CORPUS,

@@ -1,0 +1,75 @@
+"""The rows of one window on their way in: temporary tables, filled by binary COPY."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from numpy.typing import NDArray
+from pgvector import Vector
+
+from rba_pipeline.core.documents import Document
+from rba_pipeline.core.errors import BadSetting
+
+VectorBlocks = Iterable[tuple[list[str], NDArray[np.float32]]]
+VectorSource = Callable[[set[str]], VectorBlocks]
+
+TABLES = """
+CREATE TEMP TABLE staged_documents (LIKE documents) ON COMMIT DROP;
+CREATE TEMP TABLE staged_chunks (
+    chunk_id text PRIMARY KEY, document_id text, chunking_id text, ordinal integer, section text,
+    page integer, start integer, text text, text_hash text, tokens integer
+) ON COMMIT DROP;
+CREATE TEMP TABLE staged_vectors (text_hash text, embedding vector) ON COMMIT DROP;
+"""
+_DOCUMENT_COLUMNS = (
+    "corpus", "document_id", "path", "series", "title", "url", "published_on", "content_hash",
+)  # fmt: skip
+_CHUNK_COLUMNS = (
+    "chunk_id", "document_id", "chunking_id", "ordinal", "section", "page", "start", "text",
+    "text_hash", "tokens",
+)  # fmt: skip
+
+
+def copy_documents(
+    connection: psycopg.Connection, documents: Iterable[Document], corpus: str
+) -> None:
+    """Copy ``documents`` into ``staged_documents``.
+
+    Raises:
+        BadSetting: One is of another corpus.
+    """
+    columns = ", ".join(_DOCUMENT_COLUMNS)
+    statement = f"COPY staged_documents ({columns}) FROM STDIN (FORMAT BINARY)"
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types([*["text"] * 6, "date", "text"])
+        for document in documents:
+            if document.corpus != corpus:
+                raise BadSetting(
+                    f"the record is of corpus {document.corpus!r}, the vectors of "
+                    f"{corpus!r}: give all resources the same, or set RBA_CORPUS"
+                )
+            copy.write_row([getattr(document, name) for name in _DOCUMENT_COLUMNS])
+
+
+def copy_chunks(connection: psycopg.Connection, batches: Iterable[pa.RecordBatch]) -> None:
+    """Copy chunks into ``staged_chunks``."""
+    columns = ", ".join(_CHUNK_COLUMNS)
+    statement = f"COPY staged_chunks ({columns}) FROM STDIN (FORMAT BINARY)"
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types(
+            ["text", "text", "text", "int4", "text", "int4", "int4", "text", "text", "int4"]
+        )
+        for batch in batches:
+            for row in batch.select(_CHUNK_COLUMNS).to_pylist():
+                copy.write_row(list(row.values()))
+
+
+def copy_vectors(connection: psycopg.Connection, blocks: VectorBlocks) -> None:
+    """Copy vectors into ``staged_vectors``."""
+    statement = "COPY staged_vectors (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types(["text", "vector"])
+        for hashes, vectors in blocks:
+            for text_hash, vector in zip(hashes, vectors, strict=True):
+                copy.write_row([text_hash, Vector(vector)])

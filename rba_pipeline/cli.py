@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from rba_pipeline import quarantine as quarantining
-from rba_pipeline import results, stack
+from rba_pipeline import results, second_chances, stack
 from rba_pipeline import search as searching
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
@@ -161,7 +160,7 @@ def _names(command: Callable[..., None]) -> Callable[..., None]:
 def retry(group: str | None, names: tuple[str, ...], everything: bool, corpus: str | None) -> None:
     """Send the texts NAME again when their partitions run next."""
     with _opened(corpus or group) as found:
-        windows = quarantining.retry(
+        windows = second_chances.retry(
             found.embedding_store, found.vector_store, _asked_for(names, everything)
         )
     for window in windows:
@@ -175,7 +174,7 @@ def retry(group: str | None, names: tuple[str, ...], everything: bool, corpus: s
 def forget(group: str | None, names: tuple[str, ...], everything: bool, corpus: str | None) -> None:
     """Take the texts NAME off the list, and never send them again; retry NAME takes it back."""
     with _opened(corpus or group) as found:
-        windows = quarantining.forget(
+        windows = second_chances.forget(
             found.embedding_store, found.vector_store, _asked_for(names, everything)
         )
     click.echo(f"forgotten in {len(windows)} partitions; they stay out of search")
@@ -201,7 +200,7 @@ def list_spaces(corpus: str | None) -> None:
         for held in found.vector_store.spaces():
             mark = "active" if held.is_active else ""
             about = f"{held.space.id}  {held.space.model}  {held.space.dimensions} dimensions"
-            click.echo(f"{about}  {held.rows} chunks  {mark}")
+            click.echo(f"{about}  {held.rows} chunks  {mark}{_index_mark(held.is_indexed)}")
 
 
 @spaces.command()
@@ -213,12 +212,35 @@ def activate(space: str, corpus: str | None) -> None:
         found.vector_store.activate(space)
 
 
+@spaces.command("index")
+@click.option("--drop", is_flag=True, help="Remove it instead: search is exact again.")
+@_corpus_option
+def index_space(drop: bool, corpus: str | None) -> None:
+    """Build the approximate index over the active space, for a corpus of very many passages."""
+    with _opened(corpus) as found:
+        if drop:
+            found.vector_store.drop_index()
+            click.echo("search is exact")
+        elif found.vector_store.build_index():
+            click.echo("the index is built, search uses it")
+        else:
+            click.echo("the index was whole already")
+
+
 @spaces.command()
 @_corpus_option
 def prune(corpus: str | None) -> None:
     """Delete the vectors of all spaces but the active one; the record in Parquet stays."""
     with _opened(corpus) as found:
         click.echo(f"{found.vector_store.prune()} rows deleted")
+
+
+def _index_mark(is_indexed: bool | None) -> str:
+    if is_indexed is None:
+        return ""
+    if is_indexed:
+        return "  indexed"
+    return "  index unfinished, search is exact: run 'rba-pipeline spaces index'"
 
 
 @contextmanager

@@ -201,6 +201,17 @@ def test_spaces_are_listed_activated_and_pruned(published: Project) -> None:
     assert pruned.output == "2 rows deleted\n"
 
 
+def test_an_index_is_built_listed_and_dropped(published: Project) -> None:
+    built = [called("spaces", "index").output for _ in range(2)]
+    listed = called("spaces", "list")
+    dropped = called("spaces", "index", "--drop")
+
+    assert built == ["the index is built, search uses it\n", "the index was whole already\n"]
+    assert listed.output.endswith("2 chunks  active  indexed\n")
+    assert dropped.output == "search is exact\n"
+    assert called("spaces", "list").output.endswith("2 chunks  active\n")
+
+
 def test_a_service_that_refuses_ends_the_search_with_one_line(published: Project) -> None:
     published.oracle.script = lambda number, texts: Reply.error(413, "too_large")
 

@@ -10,7 +10,7 @@ from rba_pipeline_tests.command_line import called, point_at
 
 COMMANDS = [
     [], ["demo"], ["up"], ["migrate"], ["search"], ["evaluate"], ["quarantine"], ["spaces"],
-    ["spaces", "list"], ["spaces", "activate"], ["spaces", "prune"],
+    ["spaces", "list"], ["spaces", "activate"], ["spaces", "prune"], ["spaces", "index"],
 ]  # fmt: skip
 
 

@@ -325,7 +325,8 @@ def test_a_neighbour_that_is_away_fails_the_run_with_its_address_and_loses_nothi
         for name, value in environment.items():
             away.setenv(name, value)
             away.setitem(published.environment, name, value)
-        results = published.run("2012-01-01")
+        impatient = {"resources": {"vector_store": {"config": {"retry_for_s": 0}}}}
+        results = published.run("2012-01-01", config=impatient)
 
     assert expected in failures(results)[0]
     assert "secret" not in failures(results)[0]

@@ -57,6 +57,7 @@ def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Assets
         rebuilt, or killed, at any time.
         """
         window, info = window_in(context), embedding.handshake()
+        vector_store.require_room(info.space)
         space, chunking_id = info.space.id, chunking.settings(info).chunking_id
         wanted = records.text_hashes(window, chunking_id)
         reused = embedding_store.kept(space, window.year, set(wanted))

@@ -10,6 +10,7 @@ from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.publication import VECTORS
 from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.staging import Content
 from rba_pipeline.resources.vector_store import VectorStore
 
 
@@ -39,20 +40,20 @@ def vectors_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDef
         window = window_in(context)
         made = embedding_store.outcomes(window)
 
-        published = vector_store.publish(
-            made.space,
-            window,
-            documents=records.documents(window),
-            chunks=records.chunk_batches(window, made.chunking_id),
+        content = Content(
+            documents=partial(records.documents, window),
+            chunks=partial(records.chunk_batches, window, made.chunking_id),
             vectors=partial(embedding_store.vectors, made.space.id, window.year),
             quarantined=made.quarantined,
             elsewhere=source.catalogue(today()).elsewhere(window.start, window.end),
         )
+        published = vector_store.publish(made.space, window, content)
 
         return dg.MaterializeResult(
             metadata={
                 "vectors": published.rows,
                 "quarantined_chunks": published.quarantined,
+                "refused_by_database": published.refused,
                 "inserted": published.inserted,
                 "updated": published.updated,
                 "deleted": published.deleted,

@@ -20,8 +20,10 @@ RbaError
 │   ├── WrongSpace            the service answers from another embedding space than before; stop
 │   └── VectorsDrifted        the same space, but other vectors than before; stop
 └── DatabaseError           Postgres did not do what we asked
-    ├── DatabaseUnavailable   cannot connect; nothing was written
+    ├── DatabaseUnavailable   cannot connect, or the connection was lost; try again later
     ├── DatabaseBusy          another transaction was in the way; try again later
+    ├── DatabaseFull          no room on its disk or in its memory; make room, do not retry
+    ├── DatabaseReadOnly      it takes no changes; change that, do not retry
     ├── SchemaMismatch        the schema is older or newer than this code
     └── HoleInPartition       a chunk has neither vector nor quarantine entry
 """
@@ -126,11 +128,21 @@ class DatabaseError(RbaError):
 
 
 class DatabaseUnavailable(DatabaseError):
-    """No connection. Nothing was written."""
+    """No connection, or it was lost for longer than we try again. Whatever was begun is kept whole
+    or not at all; repeating it is safe.
+    """
 
 
 class DatabaseBusy(DatabaseError):
     """Another transaction was in the way for too long. Rolled back; retry later."""
+
+
+class DatabaseFull(DatabaseError):
+    """The server has no room on its disk or in its memory. Rolled back; stop until there is."""
+
+
+class DatabaseReadOnly(DatabaseError):
+    """The server takes no changes: a standby, or switched so. Stop until that is changed."""
 
 
 class SchemaMismatch(DatabaseError):

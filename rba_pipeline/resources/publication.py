@@ -1,16 +1,19 @@
 """One window's rows, staged beside the tables and then applied to them, within one transaction."""
 
-from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import psycopg
 import pyarrow as pa
 
-from rba_pipeline.core.documents import Document
-from rba_pipeline.core.errors import HoleInPartition
+from rba_pipeline.core.errors import DatabaseError, HoleInPartition
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources import staging
+from rba_pipeline.resources import space_register, staging
 from rba_pipeline.resources.record_store import CHUNKS, described
-from rba_pipeline.resources.staging import VectorSource
+from rba_pipeline.resources.refusals import is_of_one_row, quoted
+from rba_pipeline.resources.staging import Content
+
+# More rows that Postgres refuses, or more than half of a window, are not left out one by one.
+MOST_REFUSED = 16
 
 # One row of the serving copy, as the UI shows it.
 VECTORS = pa.schema(
@@ -62,6 +65,7 @@ INSERT INTO vectors (corpus, space, chunk_id, document_id, chunking_id, ordinal,
 SELECT %(corpus)s, %(space)s, s.chunk_id, s.document_id, s.chunking_id, s.ordinal, s.section,
     s.page, s.start, s.text, s.text_hash, s.tokens, e.embedding
 FROM staged_chunks s JOIN staged_vectors e USING (text_hash)
+WHERE s.place BETWEEN %(first)s AND %(last)s
 ON CONFLICT (corpus, space, chunk_id) DO NOTHING
 """
 _MARK_PUBLISHED = """
@@ -75,8 +79,25 @@ AND v.chunk_id = s.chunk_id)
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one publication changed, and how many chunks of the window are searchable now or not."""
+
+    inserted: int
+    updated: int
+    deleted: int
+    rows: int
+    quarantined: int
+    activated: bool
+    refused: int = 0
+
+
 class Publication:
-    """The staged rows of one window and space; lives as long as the caller's transaction."""
+    """One attempt to make a window equal to its record, within the caller's transaction.
+
+    Attributes:
+        refused: What Postgres said, by the ids of the chunks that it did not take.
+    """
 
     def __init__(
         self,
@@ -85,56 +106,121 @@ class Publication:
         *,
         space: str,
         window: Window,
-        elsewhere: Collection[str],
+        content: Content,
     ) -> None:
         self._connection = connection
         self._corpus = corpus
+        self._space = space
+        self._window = window
+        self._content = content
+        self.refused: dict[str, str] = {}
+        self._staged = 0
         self._about = {
             "corpus": corpus,
             "space": space,
             "start": window.start,
             "end": window.end,
-            "elsewhere": list(elsewhere),
+            "elsewhere": list(content.elsewhere),
         }
-        self._window = window
 
-    def stage(
-        self,
-        documents: Iterable[Document],
-        chunks: Iterable[pa.RecordBatch],
-        vectors: VectorSource,
-    ) -> None:
+    def publish(self) -> Published:
+        """Stage, apply, and let search switch if that made the space complete.
+
+        The caller holds the lock of the corpus, and quarantines what was ``refused``.
+
+        Raises:
+            HoleInPartition: A chunk has neither a vector nor is its text quarantined.
+            DatabaseError: More chunks were refused than can be the fault of single ones.
+        """
+        was_complete = space_register.is_complete(self._connection, self._corpus, self._space)
+        self._stage()
+        inserted, updated, deleted = self._apply()
+        rows, absent = self._refuse_holes(set(self._content.quarantined))
+        activated = space_register.activate_if_completed(
+            self._connection, self._corpus, self._space, was_complete=was_complete
+        )
+        return Published(
+            inserted, updated, deleted, rows, absent, activated, refused=len(self.refused)
+        )
+
+    def _stage(self) -> None:
         """Copy the window's rows aside, and the vectors that the database does not have yet."""
         self._connection.execute(staging.TABLES)
-        staging.copy_documents(self._connection, documents, self._corpus)
-        staging.copy_chunks(self._connection, chunks)
+        staging.copy_documents(self._connection, self._content.documents(), self._corpus)
+        staging.copy_chunks(self._connection, self._content.chunks())
         missing = self._connection.execute(
             f"SELECT DISTINCT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
         )
-        staging.copy_vectors(self._connection, vectors({row[0] for row in missing}))
+        wanted = {row[0] for row in missing}
+        staging.copy_vectors(self._connection, self._content.vectors(wanted))
         self._connection.execute("ANALYZE staged_chunks; ANALYZE staged_vectors")
+        row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
+        self._staged = int(row[0]) if row else 0
 
-    def apply(self) -> tuple[int, int, int]:
+    def _apply(self) -> tuple[int, int, int]:
         """Make the tables equal to what was staged; return rows inserted, updated, deleted."""
         going = self._connection.execute(_COUNT_GOING, self._about).fetchone()
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
         self._run(_DELETE_CHUNKS)
         updated = self._run(_UPDATE_CHUNKS)
-        inserted = self._run(_INSERT_CHUNKS)
+        inserted = self._insert()
         self._run(_MARK_PUBLISHED)
         return inserted, updated, int(going[0]) if going else 0
 
-    def refuse_holes(self, quarantined: set[str]) -> tuple[int, int]:
+    def _insert(self) -> int:
+        """Insert the staged rows that Postgres takes, and return how many there are.
+
+        Halves what is refused until a single row is left: of n rows, one that is refused costs at
+        most 2 log2 n further attempts.
+        """
+        inserted, waiting = 0, [(1, self._staged)]
+        while waiting:
+            first, last = waiting.pop()
+            try:
+                with self._connection.transaction():
+                    inserted += self._run(_INSERT_CHUNKS, first=first, last=last)
+            except psycopg.Error as error:
+                if not is_of_one_row(error):
+                    raise
+                if first >= last:
+                    self._refuse(first, error)
+                    continue
+                middle = (first + last) // 2
+                waiting += [(middle + 1, last), (first, middle)]
+        return inserted
+
+    def _refuse(self, place: int, error: psycopg.Error) -> None:
+        row = self._connection.execute(
+            "SELECT chunk_id FROM staged_chunks WHERE place = %s", [place]
+        ).fetchone()
+        if row is None:
+            raise RuntimeError(f"nothing is staged at {place}: this is a bug in Publication")
+        self.refused[row[0]] = quoted(error)
+        if len(self.refused) > min(MOST_REFUSED, self._staged // 2):
+            count = len(self.refused)
+            # Then it is not the rows' fault, and none of them is charged with it.
+            self.refused.clear()
+            raise DatabaseError(
+                f"{count} of the {self._staged} chunks of {self._window.start} were refused, the "
+                f"last with: {quoted(error)}. That is too many to be left out one by one; nothing "
+                "was published. Look at the constraints and triggers of the table vectors"
+            ) from error
+
+    def _refuse_holes(self, quarantined: set[str]) -> tuple[int, int]:
         """Return how many staged chunks are searchable now, and how many are not.
 
         Raises:
-            HoleInPartition: One is not, and its text is not in ``quarantined``.
+            HoleInPartition: One is not, was not refused, and its text is not in ``quarantined``.
         """
         absent = self._connection.execute(
             f"SELECT chunk_id, text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
         ).fetchall()
-        holes = [chunk_id for chunk_id, text_hash in absent if text_hash not in quarantined]
+        holes = [
+            chunk_id
+            for chunk_id, text_hash in absent
+            if text_hash not in quarantined and chunk_id not in self.refused
+        ]
         if holes:
             raise HoleInPartition(
                 f"{len(holes)} chunks of {self._window.start} have neither a vector nor a "
@@ -142,8 +228,7 @@ class Publication:
                 f"entry (the first: {holes[0]}); nothing was published. Materialise "
                 "'embeddings' again"
             )
-        row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
-        return (int(row[0]) if row else 0) - len(absent), len(absent)
+        return self._staged - len(absent), len(absent)
 
-    def _run(self, statement: str) -> int:
-        return self._connection.execute(statement, self._about).rowcount
+    def _run(self, statement: str, **places: int) -> int:
+        return self._connection.execute(statement, {**self._about, **places}).rowcount

@@ -1,6 +1,7 @@
 """Brings the database's schema to the version that this code works with, and checks it."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -17,6 +18,8 @@ CREATE TABLE IF NOT EXISTS schema_history (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
+# Before it, vacuum may leave a vector index with neighbours missing.
+OLDEST_PGVECTOR = (0, 8, 4)
 # "rba" in ASCII; two migrations of one database wait for each other.
 _LOCK = 0x726261
 
@@ -48,15 +51,18 @@ def migrate(connection: psycopg.Connection) -> list[str]:
     """Apply the steps that are missing, all or none, and return their names.
 
     Raises:
-        SchemaMismatch: A step that was applied differs from ours, or is newer than this code.
+        SchemaMismatch: A step that was applied differs from ours, or is newer than this code; or
+            the server lacks pgvector.
     """
     with connection.transaction():
-        connection.execute("SET LOCAL lock_timeout = '60s'")
+        connection.execute("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         connection.execute(_HISTORY)
         applied = _applied(connection)
         _refuse_foreign(applied)
         missing = [step for step in migrations() if step.version not in applied]
+        if missing:
+            _require_pgvector(connection)
         for step in missing:
             connection.execute(sql.SQL(step.statements))
             connection.execute(
@@ -80,6 +86,33 @@ def check_schema(connection: psycopg.Connection) -> None:
             f"the database schema is at version {len(applied)}, this code needs "
             f"{len(migrations())}: "
             "run 'rba-pipeline migrate'"
+        )
+    _check_pgvector(connection)
+
+
+def _require_pgvector(connection: psycopg.Connection) -> None:
+    found = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")
+    if found.fetchone() is None:
+        raise SchemaMismatch(
+            "the server has no pgvector: install it there (on Debian the package "
+            "postgresql-18-pgvector, by the server's version), then run 'rba-pipeline migrate'"
+        )
+
+
+def _check_pgvector(connection: psycopg.Connection) -> None:
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+    found = row.fetchone()
+    if found is None:
+        raise SchemaMismatch(
+            "the extension 'vector' was dropped, and all vectors with it: make a new database, run "
+            "'rba-pipeline migrate' there and materialise 'vectors' again; the vectors come from "
+            "the record, nothing is embedded"
+        )
+    if tuple(map(int, re.findall(r"\d+", found[0]))) < OLDEST_PGVECTOR:
+        oldest = ".".join(map(str, OLDEST_PGVECTOR))
+        raise SchemaMismatch(
+            f"pgvector {found[0]} is older than {oldest}: install a newer one on the server, then "
+            "run 'ALTER EXTENSION vector UPDATE' in the database"
         )
 
 

@@ -1,6 +1,5 @@
 """The embedding spaces in the database: each has its own table, and one per corpus is searched."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 
@@ -9,25 +8,26 @@ from psycopg import sql
 
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
 from rba_pipeline.core.errors import SchemaMismatch, WrongSpace
+from rba_pipeline.resources import vector_index
+from rba_pipeline.resources.locks import lock_key, wait_for_lock
 
 # Publishing a partition takes seconds; whoever waits behind many of them has nothing else to do.
 CORPUS_LOCK_TIMEOUT_S = 600
-TABLE_LOCK_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
 class HeldSpace:
-    """A space, whether the corpus is searched in it, and the corpus' searchable chunks there."""
+    """A space, whether the corpus is searched in it, and the corpus' searchable chunks there.
+
+    Attributes:
+        is_indexed: False while its index is being built, or after that was interrupted; ``None``
+            without an index.
+    """
 
     space: Space
     is_active: bool
     rows: int
-
-
-def lock_key(*names: str) -> int:
-    """Return the number of the advisory lock that these names share, a signed 64-bit integer."""
-    digest = hashlib.sha256(json.dumps(names).encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
+    is_indexed: bool | None
 
 
 def register(connection: psycopg.Connection, space: Space) -> None:
@@ -37,19 +37,41 @@ def register(connection: psycopg.Connection, space: Space) -> None:
         SchemaMismatch: The same space is known with another dimension.
     """
     with connection.transaction():
-        # Making a partition locks the whole table for a moment; searches must not queue behind us.
-        connection.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT_S}s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("space", space.id)])
-        known = connection.execute(
-            "SELECT dimensions FROM spaces WHERE space = %s", [space.id]
-        ).fetchone()
-        if known is None:
+        if not is_known(connection, space):
+            # This locks the whole table for a moment. Searches queue behind us while we wait for
+            # it, for as long as the session's lock_timeout at most.
             _create(connection, space)
-        elif known[0] != space.dimensions:
-            raise SchemaMismatch(
-                f"space {space.id} has {known[0]} dimensions in the database, "
-                f"{space.dimensions} in the service"
-            )
+
+
+def is_known(connection: psycopg.Connection, space: Space) -> bool:
+    """Return whether there is room for the vectors of ``space``.
+
+    Raises:
+        SchemaMismatch: The same space is known with another dimension.
+    """
+    known = connection.execute(
+        "SELECT dimensions FROM spaces WHERE space = %s", [space.id]
+    ).fetchone()
+    if known is not None and known[0] != space.dimensions:
+        raise SchemaMismatch(
+            f"space {space.id} has {known[0]} dimensions in the database, "
+            f"{space.dimensions} in the service: publish into a database of its own"
+        )
+    return known is not None
+
+
+def require_room(connection: psycopg.Connection, space: Space) -> None:
+    """Make sure that vectors of ``space`` could be published now.
+
+    Raises:
+        SchemaMismatch: The same space is known with another dimension.
+        psycopg.errors.ReadOnlySqlTransaction: The server takes no changes.
+    """
+    is_known(connection, space)
+    row = connection.execute("SHOW transaction_read_only").fetchone()
+    if row is not None and row[0] == "on":
+        raise psycopg.errors.ReadOnlySqlTransaction("its transactions are read-only")
 
 
 def _create(connection: psycopg.Connection, space: Space) -> None:
@@ -91,7 +113,10 @@ def held(connection: psycopg.Connection, corpus: str) -> list[HeldSpace]:
         "AND a.corpus = %(corpus)s ORDER BY s.seen_at, s.space",
         {"corpus": corpus},
     )
-    return [HeldSpace(Space(*row[:4]), row[4], row[5]) for row in rows]
+    return [
+        HeldSpace(Space(*row[:4]), row[4], row[5], vector_index.is_ready(connection, row[0]))
+        for row in rows.fetchall()
+    ]
 
 
 def activate(connection: psycopg.Connection, corpus: str, space: str) -> None:
@@ -111,14 +136,15 @@ def activate(connection: psycopg.Connection, corpus: str, space: str) -> None:
         _switch(connection, corpus, space)
 
 
-def lock_corpus(connection: psycopg.Connection, corpus: str) -> None:
+def lock_corpus(
+    connection: psycopg.Connection, corpus: str, timeout_s: float = CORPUS_LOCK_TIMEOUT_S
+) -> None:
     """Keep other publications, switches and prunings of ``corpus`` away until the transaction ends.
 
     One lock for all windows: a document may move from one to another while both are published, and
     search may switch only when the last of them is in.
     """
-    connection.execute(f"SET LOCAL lock_timeout = '{CORPUS_LOCK_TIMEOUT_S}s'")
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("corpus", corpus)])
+    wait_for_lock(connection, lock_key("corpus", corpus), timeout_s, until_commit=True)
 
 
 def is_complete(connection: psycopg.Connection, corpus: str, space: str) -> bool:

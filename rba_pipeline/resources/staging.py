@@ -1,6 +1,7 @@
 """The rows of one window on their way in: temporary tables, filled by binary COPY."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import psycopg
@@ -14,9 +15,34 @@ from rba_pipeline.core.errors import BadSetting
 VectorBlocks = Iterable[tuple[list[str], NDArray[np.float32]]]
 VectorSource = Callable[[set[str]], VectorBlocks]
 
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All that is to be published of one window.
+
+    The three sources are called anew for every attempt; each call reads from the beginning.
+
+    Attributes:
+        documents: All documents of the window.
+        chunks: All chunks of the window, as ``RecordStore.chunk_batches`` yields them.
+        vectors: Called with the hashes that the database lacks; yields hashes and float32
+            ``(n, dimensions)``.
+        quarantined: Hashes of texts that have no vector, with an entry in the outcomes.
+        elsewhere: Ids of documents that other windows hold now. One that is still stored in this
+            window stays until the other one is published: it moved, it is not gone.
+    """
+
+    documents: Callable[[], Iterable[Document]]
+    chunks: Callable[[], Iterable[pa.RecordBatch]]
+    vectors: VectorSource
+    quarantined: Collection[str] = ()
+    elsewhere: Collection[str] = ()
+
+
 TABLES = """
 CREATE TEMP TABLE staged_documents (LIKE documents) ON COMMIT DROP;
 CREATE TEMP TABLE staged_chunks (
+    place integer GENERATED ALWAYS AS IDENTITY UNIQUE,
     chunk_id text PRIMARY KEY, document_id text, chunking_id text, ordinal integer, section text,
     page integer, start integer, text text, text_hash text, tokens integer
 ) ON COMMIT DROP;

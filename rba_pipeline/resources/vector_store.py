@@ -1,68 +1,77 @@
 """Publish, delete, count and search in pgvector; owns the connection and the transaction."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
+from typing import TypeVar
 
 import dagster as dg
 import numpy as np
 import psycopg
-import pyarrow as pa
 from numpy.typing import NDArray
-from pgvector.psycopg import register_vector
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, PrivateAttr
 
-from rba_pipeline.core.documents import Document
 from rba_pipeline.core.embeddings import Space
-from rba_pipeline.core.errors import (
-    DatabaseBusy,
-    DatabaseError,
-    DatabaseUnavailable,
-)
+from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.vectors import Hit
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources import quarantine, schema, space_register, vector_search
-from rba_pipeline.resources.publication import Publication
+from rba_pipeline.resources import (
+    locks,
+    publishing,
+    quarantine,
+    schema,
+    space_register,
+    vector_index,
+    vector_search,
+)
+from rba_pipeline.resources.checked_resource import CheckedResource
+from rba_pipeline.resources.database import Database
+from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
-from rba_pipeline.resources.space_register import HeldSpace, lock_key
-from rba_pipeline.resources.staging import VectorSource
+from rba_pipeline.resources.space_register import HeldSpace
+from rba_pipeline.resources.staging import Content
 from rba_pipeline.resources.vector_search import Filters
 
-CONNECT_TIMEOUT_S = 10
 # A first refresh may parse for long; whoever waits for it has nothing else to do.
 CATALOGUE_LOCK_TIMEOUT_S = 3600
-# Classes: connection exception, operator intervention.
-_LOST = ("08", "57")
-# Lock not available, deadlock detected, serialization failure.
-_BUSY = ("55P03", "40P01", "40001")
+# Lowest and highest value allowed, in seconds.
+_RANGES = {"retry_for_s": (0, 3600), "turn_timeout_s": (1, 86_400)}
+
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What one publication changed, and how many chunks of the window are searchable now or not."""
-
-    inserted: int
-    updated: int
-    deleted: int
-    rows: int
-    quarantined: int
-    activated: bool
-
-
-class VectorStore(dg.ConfigurableResource):
+class VectorStore(CheckedResource):
     """Postgres with pgvector: the serving copy of one corpus.
 
-    Every method raises DatabaseUnavailable when there is no connection, and DatabaseError when
-    Postgres refuses; what it was doing is then rolled back.
+    Every method is begun again after a failure that passes, and raises what ``Database.run`` does:
+    DatabaseUnavailable, DatabaseBusy, DatabaseFull, DatabaseReadOnly, SchemaMismatch or another
+    DatabaseError. What it was doing is then rolled back.
     """
 
     database_url: str = Field(description="postgresql://user:password@host:port/database; secret.")
     corpus: str
+    retry_for_s: int = Field(
+        default=60,
+        description="Seconds for which a database that went away or is busy is tried again, 0 to "
+        "3,600.",
+    )
+    turn_timeout_s: int = Field(
+        default=space_register.CORPUS_LOCK_TIMEOUT_S,
+        description="Seconds to wait while other runs publish into the same corpus, 1 to 86,400.",
+    )
 
-    _connection: psycopg.Connection | None = PrivateAttr(default=None)
-    _checked: bool = PrivateAttr(default=False)
+    _database: Database | None = PrivateAttr(default=None)
+
+    @classmethod
+    def check(cls, values: Mapping[str, object]) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = values.get(name, low)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or not low <= value <= high:  # type: ignore[operator]
+                raise BadSetting(
+                    f"{name}={value!r}: allowed is a whole number of seconds from {low} to {high}. "
+                    "Set it under resources > vector_store > config"
+                )
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["VectorStore"]:
@@ -75,74 +84,50 @@ class VectorStore(dg.ConfigurableResource):
         try:
             yield self
         finally:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection, self._checked = None, False
+            if self._database is not None:
+                self._database.close()
+            self._database = None
 
     def migrate(self) -> list[str]:
         """Bring the schema up to date; return the names of the steps applied."""
-        with self._translated():
-            return schema.migrate(self._connect())
+        return self._reached().run("migrating", schema.migrate, any_schema=True)
 
     @contextmanager
     def catalogue_lock(self) -> Iterator[None]:
         """Keep other runs from refreshing the catalogue; wait for them, an hour at most."""
-        key = lock_key("catalogue", self.corpus)
-        connection = self._ready()
-        with self._translated():
-            connection.execute(f"SET lock_timeout = '{CATALOGUE_LOCK_TIMEOUT_S}s'")
-            connection.execute("SELECT pg_advisory_lock(%s)", [key])
-            connection.execute("RESET lock_timeout")
-        try:
+        key = locks.lock_key("catalogue", self.corpus)
+        with self._reached().session_lock("the catalogue", key, CATALOGUE_LOCK_TIMEOUT_S):
             yield
-        finally:
-            # A lost connection has lost the lock as well.
-            if not connection.closed:
-                with self._translated():
-                    connection.execute("SELECT pg_advisory_unlock(%s)", [key])
 
-    def publish(
-        self,
-        space: Space,
-        window: Window,
-        *,
-        documents: Iterable[Document],
-        chunks: Iterable[pa.RecordBatch],
-        vectors: VectorSource,
-        quarantined: Iterable[str],
-        elsewhere: Collection[str] = (),
-    ) -> Published:
+    def require_room(self, space: Space) -> None:
+        """Make sure that vectors of ``space`` could be published, before any is made.
+
+        Raises:
+            SchemaMismatch: The schema is not ours, or knows the space with another dimension.
+            DatabaseReadOnly: The server takes no changes.
+        """
+        self._run(
+            "looking for room", lambda connection: space_register.require_room(connection, space)
+        )
+
+    def publish(self, space: Space, window: Window, content: Content) -> Published:
         """Make ``window`` searchable in one transaction: new in, changed replaced, gone deleted.
 
-        Args:
-            space: Where the vectors belong.
-            documents: All documents of the window.
-            chunks: All chunks of the window, as ``RecordStore.chunk_batches`` yields them.
-            vectors: Called with the hashes that the database lacks; yields hashes and float32
-                ``(n, dimensions)``.
-            elsewhere: Ids of documents that other windows hold now. One that is still stored in
-                this window stays until the other one is published: it moved, it is not gone.
-            quarantined: Hashes of texts that have no vector, with an entry in the outcomes.
+        What was published by an attempt whose end is not known is found by the next one, which
+        then counts it as unchanged. Single chunks that the database does not take are left out and
+        quarantined; the charge is kept even if the rest is rolled back.
 
         Raises:
             HoleInPartition: A chunk has neither a vector nor is its text quarantined.
         """
-        connection = self._ready()
-        with self._translated():
-            space_register.register(connection, space)
-        with self._translated(), connection.transaction():
-            space_register.lock_corpus(connection, self.corpus)
-            was_complete = space_register.is_complete(connection, self.corpus, space.id)
-            publication = Publication(
-                connection, self.corpus, space=space.id, window=window, elsewhere=elsewhere
-            )
-            publication.stage(documents, chunks, vectors)
-            inserted, updated, deleted = publication.apply()
-            rows, absent = publication.refuse_holes(set(quarantined))
-            activated = space_register.activate_if_completed(
-                connection, self.corpus, space.id, was_complete=was_complete
-            )
-        return Published(inserted, updated, deleted, rows, absent, activated)
+        return publishing.publish(
+            self._reached(),
+            self.corpus,
+            space=space,
+            window=window,
+            content=content,
+            turn_timeout_s=self.turn_timeout_s,
+        )
 
     def replace_quarantine(
         self, kind: str, window: Window | None, entries: Iterable[QuarantineEntry]
@@ -150,56 +135,63 @@ class VectorStore(dg.ConfigurableResource):
         """Put the entries of one kind, of one window or (``None``) of all, in place of the old
         ones.
         """
-        connection = self._ready()
-        with self._translated():
-            quarantine.replace(connection, self.corpus, kind, window, entries)
+        rows = list(entries)
+        self._run(
+            "writing the quarantine",
+            lambda connection: quarantine.replace(connection, self.corpus, kind, window, rows),
+        )
 
     def quarantine(self) -> list[QuarantineEntry]:
-        """Return everything that is not searchable, files before texts, by name."""
-        with self._translated():
-            return quarantine.entries(self._ready(), self.corpus)
+        """Return everything that is not searchable, by kind and name."""
+        return self._run(
+            "reading the quarantine", lambda connection: quarantine.entries(connection, self.corpus)
+        )
 
     def drop_from_quarantine(self, kind: str, names: Collection[str]) -> None:
         """Take the entries ``names`` of one kind off the list, in every window."""
-        with self._translated():
-            self._ready().execute(
-                "DELETE FROM quarantine WHERE corpus = %s AND kind = %s AND name = ANY(%s)",
-                [self.corpus, kind, list(names)],
-            )
+        self._run(
+            "writing the quarantine",
+            lambda connection: quarantine.drop(connection, self.corpus, kind, names),
+        )
 
     def count(self, space: str | None = None) -> tuple[int, int]:
         """Return documents and searchable chunks of the corpus, in ``space`` or the active one."""
-        with self._translated():
-            row = (
-                self._ready()
-                .execute(
-                    "SELECT (SELECT count(*) FROM documents WHERE corpus = %(corpus)s), "
-                    "(SELECT count(*) FROM vectors WHERE corpus = %(corpus)s AND space = coalesce("
-                    "%(space)s, (SELECT space FROM active_spaces WHERE corpus = %(corpus)s)))",
-                    {"corpus": self.corpus, "space": space},
-                )
-                .fetchone()
-            )
-        return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+        def counted(connection: psycopg.Connection) -> tuple[int, int]:
+            row = connection.execute(
+                "SELECT (SELECT count(*) FROM documents WHERE corpus = %(corpus)s), "
+                "(SELECT count(*) FROM vectors WHERE corpus = %(corpus)s AND space = coalesce("
+                "%(space)s, (SELECT space FROM active_spaces WHERE corpus = %(corpus)s)))",
+                {"corpus": self.corpus, "space": space},
+            ).fetchone()
+            return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+        return self._run("counting", counted)
 
     def filing_dates(self) -> list[date]:
         """Return the distinct filing dates of the corpus' stored documents, earliest first."""
-        with self._translated():
-            rows = self._ready().execute(
+
+        def dates(connection: psycopg.Connection) -> list[date]:
+            rows = connection.execute(
                 "SELECT DISTINCT published_on FROM documents WHERE corpus = %s ORDER BY 1",
                 [self.corpus],
             )
             return [row[0] for row in rows]
 
+        return self._run("reading filing dates", dates)
+
     def active_space(self) -> Space | None:
         """Return the space that search reads; ``None`` before anything was published."""
-        with self._translated():
-            return space_register.active_space(self._ready(), self.corpus)
+        return self._run(
+            "looking for the active space",
+            lambda connection: space_register.active_space(connection, self.corpus),
+        )
 
     def spaces(self) -> list[HeldSpace]:
         """Return the spaces that the database knows, the oldest first."""
-        with self._translated():
-            return space_register.held(self._ready(), self.corpus)
+        return self._run(
+            "listing spaces", lambda connection: space_register.held(connection, self.corpus)
+        )
 
     def activate(self, space: str) -> None:
         """Let search read ``space`` from now on.
@@ -207,18 +199,49 @@ class VectorStore(dg.ConfigurableResource):
         Raises:
             WrongSpace: Nothing of this corpus is published in it.
         """
-        with self._translated():
-            space_register.activate(self._ready(), self.corpus, space)
+        self._run(
+            f"activating {space}",
+            lambda connection: space_register.activate(connection, self.corpus, space),
+        )
 
     def prune(self) -> int:
         """Delete the corpus' vectors outside the active space; return how many there were."""
-        with self._translated():
-            return space_register.prune(self._ready(), self.corpus)
+        return self._run(
+            "pruning", lambda connection: space_register.prune(connection, self.corpus)
+        )
+
+    def build_index(self) -> bool:
+        """Build an approximate index over the active space, or replace one that is not whole.
+
+        Returns:
+            False if it was whole already.
+
+        Raises:
+            WrongSpace: There is no active space.
+            DatabaseBusy: Another session is building it.
+        """
+        return self._run(
+            "building the index",
+            lambda connection: vector_index.build(connection, self._searched(connection)),
+        )
+
+    def drop_index(self) -> None:
+        """Let search in the active space be exact again.
+
+        Raises:
+            WrongSpace: There is no active space.
+        """
+        self._run(
+            "dropping the index",
+            lambda connection: vector_index.drop(connection, self._searched(connection).id),
+        )
 
     def search(
         self, query: NDArray[np.float32], *, space: str, k: int, filters: Filters
     ) -> list[Hit]:
-        """Return the ``k`` passages closest to ``query`` by cosine, best first; exact.
+        """Return the ``k`` passages closest to ``query`` by cosine, best first.
+
+        Exact, unless the space has an index that is whole.
 
         Args:
             query: float32, shape ``(dimensions,)``.
@@ -227,69 +250,22 @@ class VectorStore(dg.ConfigurableResource):
         Raises:
             WrongSpace: The corpus is searched in another space, or holds nothing yet.
         """
-        with self._translated():
-            return vector_search.search(
-                self._ready(), self.corpus, query, space=space, k=k, filters=filters
-            )
+        return self._run(
+            "searching",
+            lambda connection: vector_search.search(
+                connection, self.corpus, query, space=space, k=k, filters=filters
+            ),
+        )
 
-    def _ready(self) -> psycopg.Connection:
-        """Return the connection, after the schema was found to be ours."""
-        with self._translated():
-            connection = self._connect()
-            if not self._checked:
-                schema.check_schema(connection)
-                register_vector(connection)
-                self._checked = True
-        return connection
+    def _searched(self, connection: psycopg.Connection) -> Space:
+        return vector_search.searched_space(connection, self.corpus)
 
-    def _connect(self) -> psycopg.Connection:
-        if self._connection is None:
-            _require_address(self.database_url)
-            self._connection = psycopg.connect(
-                self.database_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-            )
-        return self._connection
+    def _run(self, what: str, work: Callable[[psycopg.Connection], Result]) -> Result:
+        return self._reached().run(what, work)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            kind = _kind(error)
-            raise kind(f"{_place(self.database_url)}: {_sentence(error)}") from error
-
-
-def _require_address(url: str) -> None:
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # libpq repeats what it could not read, which may be the password: not even as a cause.
-        raise DatabaseError(
-            "RBA_DATABASE_URL is not a postgresql:// address. In a password, write % as %25, @ as "
-            "%40, / as %2F"
-        ) from None
-
-
-def _place(url: str) -> str:
-    """Return host, port and name of a database, without user and password."""
-    parts = conninfo_to_dict(url)
-    host, port = parts.get("host", "localhost"), parts.get("port", 5432)
-    return f"database {parts.get('dbname', '')!r} at {host}:{port}"
-
-
-def _kind(error: psycopg.Error) -> type[DatabaseError]:
-    """Return which of our errors it is, by SQLSTATE (PostgreSQL's manual, appendix A)."""
-    state = error.sqlstate
-    if isinstance(error, psycopg.OperationalError) and (state is None or state[:2] in _LOST):
-        return DatabaseUnavailable
-    return DatabaseBusy if state in _BUSY else DatabaseError
-
-
-def _sentence(error: psycopg.Error) -> str:
-    """Return what Postgres said, in one line, with what to do where that is known."""
-    said = " ".join(str(error).split())
-    if isinstance(error, psycopg.errors.ConnectionTimeout) or error.sqlstate is None:
-        return f"{said}. Start the database (make up) or correct RBA_DATABASE_URL"
-    if isinstance(error, psycopg.errors.LockNotAvailable):
-        return f"another run held the lock for too long ({said}). Run again when it is done"
-    return said
+    def _reached(self) -> Database:
+        if self._database is None:
+            self.check(self.model_dump())
+            name = f"rba_pipeline {self.corpus}"
+            self._database = Database(self.database_url, name=name, retry_for_s=self.retry_for_s)
+        return self._database

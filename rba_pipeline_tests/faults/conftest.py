@@ -1,9 +1,13 @@
-"""A corpus of one partition for fault runs: some sixty chunks, small requests, little patience."""
+"""What faults happen to: an empty store; a corpus of one partition, with little patience."""
+
+from collections.abc import Iterator
 
 import pytest
 
+from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.faults.invariants import PHRASE
 from rba_pipeline_tests.installation import Installation
+from rba_pipeline_tests.resources.publishing import store_of
 
 PARTITION = "2011-01-01"
 BATCH, PARALLEL = 8, 2
@@ -25,7 +29,7 @@ def add_documents(installation: Installation, paragraphs: int, names: str = "AB"
 
 @pytest.fixture
 def project(installation: Installation) -> Installation:
-    """Have two documents of one partition, and an empty database with our schema."""
+    """Have two documents of one partition, some sixty chunks, and a database with our schema."""
     installation.environment |= {
         "RBA_CHUNK_TOKENS": "96",
         "RBA_CHUNK_OVERLAP": "0",
@@ -39,3 +43,11 @@ def project(installation: Installation) -> Installation:
     with installation.neighbours() as found:
         found.vector_store.migrate()
     return installation
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[VectorStore]:
+    """Have a store with a schema and nothing in it."""
+    with store_of(database_url).open() as opened:
+        opened.migrate()
+        yield opened

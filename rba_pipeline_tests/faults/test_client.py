@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from rba_pipeline.materialise import PartitionResult
-from rba_pipeline.quarantine import retry
+from rba_pipeline.second_chances import retry
 from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION, add_documents
 from rba_pipeline_tests.faults.invariants import check_invariants, check_message
 from rba_pipeline_tests.installation import Installation, failures

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rba_pipeline.core.documents import Document
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.staging import VectorSource
-from rba_pipeline.resources.vector_store import Published, VectorStore
+from rba_pipeline.resources.publication import Published
+from rba_pipeline.resources.staging import Content, VectorSource
+from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.resources.sample_records import (
     CORPUS,
     SPACE,
@@ -27,9 +28,9 @@ DEADLINE_S = 30
 NEW_SPACE = Space("b" * 32, "newer", SPACE.dimensions, {"model": "newer"})
 
 
-def store_of(database_url: str, corpus: str = CORPUS) -> VectorStore:
+def store_of(database_url: str, corpus: str = CORPUS, **settings: int) -> VectorStore:
     """Return a store as one run has it; its connection is made at first use."""
-    return VectorStore(database_url=database_url, corpus=corpus)
+    return VectorStore(database_url=database_url, corpus=corpus, **settings)
 
 
 def vectors_from(texts: Texts) -> VectorSource:
@@ -53,14 +54,13 @@ def publish(
     quarantined: Iterable[str] = (),
 ) -> Published:
     """Publish ``texts`` as all that there is in ``window``."""
-    return store.publish(
-        space,
-        window,
-        documents=[replace(of, corpus=store.corpus) for of in texts],
-        chunks=chunk_batches(texts, store.corpus),
+    content = Content(
+        documents=lambda: [replace(of, corpus=store.corpus) for of in texts],
+        chunks=lambda: chunk_batches(texts, store.corpus),
         vectors=vectors or vectors_from(texts),
-        quarantined=quarantined,
+        quarantined=tuple(quarantined),
     )
+    return store.publish(space, window, content)
 
 
 def rows(database_url: str) -> list[tuple[str, str, str, int]]:

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 
 from rba_pipeline.core.errors import (
     DatabaseError,
-    DatabaseUnavailable,
     HoleInPartition,
     SchemaMismatch,
 )
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.vector_store import Published, VectorStore
+from rba_pipeline.resources.publication import Published
+from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.resources.publishing import (
     Texts,
-    end_other_connections,
     publish,
     rows,
     store_of,
@@ -248,18 +247,3 @@ def test_two_publications_of_one_window_follow_each_other(
 
     assert seen_by_second == [3]
     assert [row[2] for row in rows(database_url)] == ["last words"]
-
-
-def test_a_database_that_dies_half_way_is_unavailable_and_nothing_is_half_published(
-    store: VectorStore, database_url: str
-) -> None:
-    def dies_half_way(wanted: set[str]) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        yield [sha256("ice on the pond")], vectors_of(["ice on the pond"])
-        end_other_connections(database_url)
-
-    with pytest.raises(DatabaseUnavailable, match="test_"):
-        publish(store, TEXTS, vectors=dies_half_way)
-
-    with store_of(database_url).open() as after:
-        assert after.count() == (0, 0)
-        assert publish(after, TEXTS).rows == 3

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import SchemaMismatch
 from rba_pipeline.resources.schema import check_schema, migrate, migrations
+from rba_pipeline.resources.space_register import register
 
 pytestmark = pytest.mark.postgres
 ALL = [step.name for step in migrations()]
@@ -96,3 +98,102 @@ def test_a_step_that_fails_leaves_nothing_behind(connection: psycopg.Connection)
         migrate(connection)
 
     assert tables(connection) == {"quarantine"}
+
+
+COLUMNS = {
+    "corpus": "'c'", "space": "'s'", "chunk_id": "'new'", "document_id": "'d'",
+    "chunking_id": "'k'", "ordinal": "0", "section": "''", "page": "1", "start": "0",
+    "text": "'rain'", "text_hash": "'h'", "tokens": "3", "embedding": "'[0.6,0.8]'",
+}  # fmt: skip
+VIOLATIONS = psycopg.errors.IntegrityError
+
+
+@pytest.fixture
+def filled(connection: psycopg.Connection) -> psycopg.Connection:
+    """Have one document and a space of two dimensions with one vector."""
+    migrate(connection)
+    register(connection, Space("s", "model", 2, {}))
+    connection.execute(
+        "INSERT INTO documents VALUES ('c', 'd', 'd.html', 'speech', 'D', NULL, '2013-06-04', 'x')"
+    )
+    insert(connection, chunk_id="'old'")
+    return connection
+
+
+def insert(connection: psycopg.Connection, **other: str) -> None:
+    row = {**COLUMNS, **other}
+    connection.execute(f"INSERT INTO vectors ({', '.join(row)}) VALUES ({', '.join(row.values())})")
+
+
+def test_a_vector_that_keeps_every_promise_is_taken(filled: psycopg.Connection) -> None:
+    insert(filled)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"embedding": "'[0.6,0.8,0]'"}, id="other-dimension"),
+        pytest.param({"embedding": "'[0,0]'"}, id="zero"),
+        pytest.param({"embedding": "'[0.6,0.7]'"}, id="not-of-unit-length"),
+        pytest.param({"embedding": "NULL"}, id="no-vector"),
+        pytest.param({"document_id": "'unknown'"}, id="unknown-document"),
+        pytest.param({"corpus": "'other'"}, id="document-of-another-corpus"),
+        pytest.param({"space": "'unknown'"}, id="unknown-space"),
+        pytest.param({"chunk_id": "'old'"}, id="twice"),
+        pytest.param({"text": "''"}, id="empty-text"),
+        pytest.param({"ordinal": "-1"}, id="ordinal-below-zero"),
+        pytest.param({"start": "-1"}, id="start-below-zero"),
+        pytest.param({"page": "0"}, id="page-zero"),
+        pytest.param({"tokens": "0"}, id="no-tokens"),
+    ],
+)
+def test_a_vector_that_breaks_a_promise_is_refused(
+    filled: psycopg.Connection, other: dict[str, str]
+) -> None:
+    with pytest.raises(VIOLATIONS):
+        insert(filled, **other)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("INSERT INTO active_spaces VALUES ('c', 'unknown')", id="unknown-active"),
+        pytest.param(
+            "INSERT INTO published_documents VALUES ('c', 's', 'unknown', 'x')",
+            id="publication-of-no-document",
+        ),
+        pytest.param(
+            "INSERT INTO published_documents VALUES ('c', 'unknown', 'd', 'x')",
+            id="publication-in-no-space",
+        ),
+        pytest.param("DELETE FROM spaces", id="a-space-in-use-goes"),
+        pytest.param("INSERT INTO spaces VALUES ('t', 'm', 0, '{}')", id="no-dimensions"),
+        pytest.param("UPDATE vectors SET space = 'unknown'", id="a-vector-changes-its-space"),
+        pytest.param(
+            "INSERT INTO quarantine VALUES ('c', 'row', 'n', '2013-01-01', '2014-01-01', 'r', '', "
+            "1)",
+            id="unknown-kind-of-quarantine",
+        ),
+        pytest.param(
+            "INSERT INTO quarantine VALUES ('c', 'text', 'n', '2013-01-01', '2013-01-01', 'r', "
+            "'', 1)",
+            id="empty-window-of-quarantine",
+        ),
+        pytest.param(
+            "INSERT INTO quarantine VALUES ('c', 'text', 'n', '2013-01-01', '2014-01-01', 'r', "
+            "'', 0)",
+            id="quarantine-without-attempt",
+        ),
+    ],
+)
+def test_what_would_tear_the_tables_apart_is_refused(
+    filled: psycopg.Connection, statement: str
+) -> None:
+    with pytest.raises(VIOLATIONS):
+        filled.execute(statement)
+
+
+def test_a_document_takes_its_vectors_along(filled: psycopg.Connection) -> None:
+    filled.execute("DELETE FROM documents")
+
+    assert filled.execute("SELECT count(*) FROM vectors").fetchone() == (0,)

@@ -8,7 +8,7 @@ import pytest
 
 from rba_pipeline.core.errors import WrongSpace
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.space_register import lock_key
+from rba_pipeline.resources.locks import lock_key
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.resources.publishing import NEW_SPACE, Texts, publish, rows, store_of
 from rba_pipeline_tests.resources.sample_records import SPACE, document

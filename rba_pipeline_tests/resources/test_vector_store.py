@@ -9,8 +9,9 @@ from datetime import date
 import numpy as np
 import pytest
 
-from rba_pipeline.core.errors import DatabaseError, DatabaseUnavailable, WrongSpace
+from rba_pipeline.core.errors import BadSetting, DatabaseError, DatabaseUnavailable, WrongSpace
 from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.database import Database
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
@@ -218,7 +219,7 @@ def test_a_connection_lost_under_the_catalogue_lock_is_an_error_of_ours(
 def test_a_database_out_of_reach_is_named_without_its_password(
     url: str, error: type[DatabaseError], message: str
 ) -> None:
-    store = store_of(url)
+    store = store_of(url, retry_for_s=0)
 
     with store.open(), pytest.raises(error, match=message) as raised:
         store.count()
@@ -242,3 +243,38 @@ def test_an_empty_store_counts_nothing(store: VectorStore) -> None:
     assert store.filing_dates() == store.spaces() == store.quarantine() == []
     assert store.active_space() is None
     assert store.corpus == CORPUS
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"retry_for_s": -1}, "from 0 to 3600", id="retry-negative"),
+        pytest.param({"retry_for_s": 3601}, "retry_for_s=3601", id="retry-too-long"),
+        pytest.param({"turn_timeout_s": 0}, "from 1 to 86400", id="turn-at-once"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_its_range(
+    values: dict[str, int], message: str
+) -> None:
+    with pytest.raises(BadSetting, match=message):
+        VectorStore.check(values)
+    with pytest.raises(BadSetting, match="resources > vector_store > config"):
+        store_of("postgresql://u@127.0.0.1:9/x", **values).count()
+
+
+@pytest.mark.parametrize("given", [True, 1.5, "60", None])
+def test_a_setting_that_is_no_whole_number_is_refused(given: object) -> None:
+    with pytest.raises(BadSetting, match="a whole number of seconds"):
+        VectorStore.check({"turn_timeout_s": given})
+
+
+def test_parameters_of_the_address_come_before_our_own(database_url: str) -> None:
+    url = f"{database_url}?application_name=mine&options=-c%20lock_timeout%3D1234"
+    shown = "current_setting('lock_timeout'), current_setting('statement_timeout')"
+    statement = f"SELECT current_setting('application_name'), {shown}"
+    database = Database(url, name="ours", retry_for_s=0)
+
+    row = database.run("looking", lambda it: it.execute(statement).fetchone(), any_schema=True)
+    database.close()
+
+    assert row == ("mine", "1234ms", "15min")

@@ -1,0 +1,486 @@
+"""The database is killed, stopped, filled and locked: nothing is lost, nothing comes twice."""
+
+import base64
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import date
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from rba_pipeline.core.documents import Document
+from rba_pipeline.core.errors import (
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseFull,
+    DatabaseReadOnly,
+    DatabaseUnavailable,
+)
+from rba_pipeline.resources.publication import Published
+from rba_pipeline.resources.quarantine import QuarantineEntry
+from rba_pipeline.resources.vector_search import Filters
+from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline_tests.faults.cluster import Cluster
+from rba_pipeline_tests.faults.commit_proxy import CommitProxy
+from rba_pipeline_tests.faults.publications import (
+    Blocks,
+    Striking,
+    Tries,
+    assert_published_once,
+    backend_of,
+    content_of,
+    value,
+)
+from rba_pipeline_tests.installation import ROOT, Installation, failures
+from rba_pipeline_tests.oracle_service import OracleService, oracle_vector
+from rba_pipeline_tests.resources.publishing import (
+    Texts,
+    end_other_connections,
+    publish,
+    rows,
+    store_of,
+    wait_for_a_waiting_lock,
+)
+from rba_pipeline_tests.resources.sample_records import (
+    SPACE,
+    YEAR,
+    document,
+    sha256,
+    vectors_of,
+)
+
+pytestmark = pytest.mark.postgres
+
+WAIT_S = 30
+FLOODS, FROST = document("floods"), document("frost", day=date(2013, 8, 6))
+TEXTS: Texts = {FLOODS: ["water rose", "water fell"], FROST: ["ice on the pond"]}
+MANY: Texts = {FLOODS: [f"the water stood {height} feet high" for height in range(64)]}
+QUERY = oracle_vector("what is asked")
+# Sessions that hold a lock or an open transaction.
+SESSIONS_IN_THE_WAY = """
+SELECT count(*) FROM pg_stat_activity a
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+AND backend_type = 'client backend' AND (xact_start IS NOT NULL OR EXISTS (
+    SELECT 1 FROM pg_locks l WHERE l.pid = a.pid AND l.granted))
+"""
+# A run that holds its publication half-way until somebody writes to it.
+HOLDING = """
+import sys
+from rba_pipeline_tests.faults.publications import Striking
+from rba_pipeline_tests.resources.publishing import store_of
+from rba_pipeline_tests.resources.sample_records import SPACE, YEAR, document
+
+def hold():
+    print("inside", flush=True)
+    sys.stdin.read()
+
+striking = Striking({document("floods"): ["water rose"]}, "amid vectors", hold)
+with store_of(sys.argv[1]).open() as store:
+    store.publish(SPACE, YEAR, striking.content())
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Have a server that may be killed."""
+    with Cluster() as server:
+        yield server
+
+
+@pytest.fixture
+def doomed(cluster: Cluster) -> Iterator[VectorStore]:
+    """Have a store on the server that may be killed."""
+    with store_of(cluster.new_database()).open() as opened:
+        opened.migrate()
+        yield opened
+
+
+class TestKills:
+    """D1, D2, D3 and the points between: publication is begun again, and ends as if undisturbed."""
+
+    @pytest.mark.parametrize(
+        "point",
+        [
+            f"{when} {noun}"
+            for noun in ("documents", "chunks", "vectors")
+            for when in ("before", "amid")
+        ],
+    )
+    def test_d7_a_backend_that_is_ended_while_rows_come_in_is_replaced(
+        self, store: VectorStore, database_url: str, point: str
+    ) -> None:
+        striking = Striking(TEXTS, point, lambda: end_other_connections(database_url))
+
+        published = store.publish(SPACE, YEAR, striking.content())
+
+        assert striking.attempts == 2
+        assert (published.inserted, published.rows) == (3, 3)
+        assert_published_once(database_url, TEXTS)
+
+    @pytest.mark.parametrize(
+        "trigger",
+        [
+            pytest.param("BEFORE INSERT ON documents", id="applying-documents"),
+            pytest.param("BEFORE INSERT ON vectors", id="applying-chunks"),
+            pytest.param("BEFORE INSERT ON active_spaces", id="switching"),
+            pytest.param("AT COMMIT ON published_documents", id="committing"),
+        ],
+    )
+    def test_d7_a_backend_that_is_ended_while_rows_are_applied_is_replaced(
+        self, store: VectorStore, database_url: str, trigger: str
+    ) -> None:
+        ended = "PERFORM pg_terminate_backend(pg_backend_pid())"
+        tries = Tries(database_url, ended, trigger, first=1)
+
+        published = store.publish(SPACE, YEAR, content_of(TEXTS))
+
+        assert tries.count() > 1
+        assert (published.inserted, published.rows) == (3, 3)
+        assert_published_once(database_url, TEXTS)
+
+    def test_d1_a_backend_that_is_killed_amid_copy_takes_the_cluster_down_and_is_survived(
+        self, doomed: VectorStore
+    ) -> None:
+        url = doomed.database_url
+        striking = Striking(TEXTS, "amid vectors", lambda: os.kill(backend_of(url), signal.SIGKILL))
+
+        published = doomed.publish(SPACE, YEAR, striking.content())
+
+        assert striking.attempts == 2
+        assert published.rows == 3
+        assert_published_once(url, TEXTS)
+
+    def test_d2_a_server_that_is_stopped_amid_copy_and_comes_back_is_survived(
+        self, doomed: VectorStore, cluster: Cluster
+    ) -> None:
+        starting: list[threading.Thread] = []
+
+        def crash() -> None:
+            cluster.crash()
+            starting.append(cluster.restart_when_somebody_calls())
+
+        striking = Striking(TEXTS, "amid vectors", crash)
+
+        published = doomed.publish(SPACE, YEAR, striking.content())
+        starting[0].join(WAIT_S)
+
+        assert striking.attempts == 2
+        assert published.rows == 3
+        assert_published_once(doomed.database_url, TEXTS)
+
+    def test_d2_a_server_that_does_not_come_back_is_named_with_the_attempts(
+        self, database_url: str
+    ) -> None:
+        with store_of(database_url, retry_for_s=1).open() as store:
+            store.migrate()
+            attempts: list[int] = []
+
+            def dies_every_time(wanted: set[str]) -> Blocks:
+                attempts.append(len(wanted))
+                yield [sha256("water rose")], vectors_of(["water rose"])
+                end_other_connections(database_url)
+
+            with pytest.raises(
+                DatabaseUnavailable,
+                match=r"publishing 2013-01-01 failed \d+ times within .*make up.*nothing is lost",
+            ) as raised:
+                publish(store, TEXTS, vectors=dies_every_time)
+
+        assert 2 <= len(attempts) <= 12
+        assert "test@" not in str(raised.value)
+        assert rows(database_url) == []
+
+    @pytest.mark.parametrize(
+        ("deliver", "inserted"),
+        [
+            pytest.param(True, 0, id="reply-lost-after-the-commit"),
+            pytest.param(False, 3, id="lost-before-the-commit"),
+        ],
+    )
+    def test_d3_a_commit_in_doubt_is_begun_again_and_doubles_nothing(
+        self, store: VectorStore, database_url: str, deliver: bool, inserted: int
+    ) -> None:
+        with CommitProxy(port_of(database_url), deliver=deliver) as proxy:
+            striking = Striking(TEXTS, "amid vectors", proxy.arm)
+            with store_of(through(proxy, database_url)).open() as behind:
+                published = behind.publish(SPACE, YEAR, striking.content())
+
+        assert proxy.struck.is_set()
+        assert striking.attempts == 2
+        assert (published.inserted, published.rows) == (inserted, 3)
+        assert_published_once(database_url, TEXTS)
+
+    def test_d3_a_quarantine_whose_commit_is_in_doubt_is_written_once(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        entry = QuarantineEntry("text", "x", YEAR.start, YEAR.end, "text_invalid", "refused", 1)
+        with (
+            CommitProxy(port_of(database_url), deliver=True) as proxy,
+            store_of(through(proxy, database_url)).open() as behind,
+        ):
+            behind.count()
+            proxy.arm()
+            behind.replace_quarantine("text", YEAR, [entry])
+
+        assert proxy.struck.is_set()
+        assert store.quarantine() == [entry]
+
+
+class TestTurns:
+    """O6: two runs of one window follow each other, whatever happens to the first."""
+
+    def test_o6_the_second_run_goes_on_when_the_first_ones_backend_is_ended(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        with store_of(database_url).open() as other, ThreadPoolExecutor(1) as pool:
+            second: list[Future[Published]] = []
+
+            def let_a_second_wait_and_end_the_first() -> None:
+                mine = backend_of(database_url)
+                second.append(pool.submit(publish, other, TEXTS))
+                wait_for_a_waiting_lock(database_url)
+                value(database_url, "SELECT pg_terminate_backend(%s)", mine)
+                # Only the lock of the first one can have kept it waiting.
+                assert second[0].result(WAIT_S).inserted == 3
+
+            striking = Striking(TEXTS, "amid vectors", let_a_second_wait_and_end_the_first)
+            first = store.publish(SPACE, YEAR, striking.content())
+
+        assert striking.attempts == 2
+        assert (first.inserted, first.rows) == (0, 3)
+        assert_published_once(database_url, TEXTS)
+
+    def test_o6_a_run_that_waited_long_enough_names_whom_it_waited_for(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        refused: list[BaseException | None] = []
+
+        def try_beside() -> None:
+            with ThreadPoolExecutor(1) as pool:
+                refused.append(pool.submit(publish, other, TEXTS).exception(WAIT_S))
+
+        impatient = store_of(database_url, retry_for_s=0, turn_timeout_s=1)
+        with impatient.open() as other:
+            striking = Striking(TEXTS, "amid vectors", try_beside)
+            first = store.publish(SPACE, YEAR, striking.content())
+
+        assert first.inserted == 3
+        assert isinstance(refused[0], DatabaseBusy)
+        assert "(rba_pipeline publishing 2013-01-01 of invented, active" in str(refused[0])
+
+    def test_o6_the_lock_of_a_killed_run_is_free_at_once(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        run = subprocess.Popen(
+            [sys.executable, "-c", HOLDING, database_url],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        assert run.stdout is not None
+        assert run.stdout.readline() == "inside\n"
+
+        run.kill()
+        run.communicate(timeout=WAIT_S)
+        published = publish(store, TEXTS)
+
+        assert published.inserted == 3
+        assert_published_once(database_url, TEXTS)
+
+    def test_i7_nothing_is_locked_while_the_service_is_awaited(
+        self, installation: Installation, oracle: OracleService
+    ) -> None:
+        url = installation.environment["RBA_DATABASE_URL"]
+        with installation.neighbours() as found:
+            found.vector_store.migrate()
+        installation.add("a.html", title="A", day="5 May 2011", paragraphs=["Rain fell."] * 3)
+        seen: list[object] = []
+
+        def look(number: int, texts: list[str]) -> None:
+            seen.append(value(url, SESSIONS_IN_THE_WAY))
+
+        oracle.script = look
+        results = installation.run("2011-01-01")
+
+        assert failures(results) == []
+        assert seen
+        assert set(seen) == {0}
+
+
+class TestRoomAndRights:
+    """D4: a server without room, or one that takes no changes, is named and not asked again."""
+
+    def test_d4_a_full_disk_is_named_not_retried_and_resumed_from(
+        self, doomed: VectorStore, cluster: Cluster
+    ) -> None:
+        # Incompressible, and more of it than fits into a file of 17 MiB: 16 are for the WAL.
+        dice = random.Random(4)
+        texts = {FLOODS: [base64.b64encode(dice.randbytes(6000)).decode() for _ in range(2600)]}
+        striking = Striking(texts, "", lambda: None)
+        cluster.restart(longest_file=17 * 2**20)
+
+        with pytest.raises(DatabaseFull, match=r"its disk is full.*Make room, then run") as raised:
+            doomed.publish(SPACE, YEAR, striking.content())
+        attempts, kept = striking.attempts, rows(doomed.database_url)
+        cluster.restart()
+        resumed = doomed.publish(SPACE, YEAR, striking.content())
+
+        assert (attempts, kept) == (1, [])
+        assert "File too large" in str(raised.value)
+        assert "service" not in str(raised.value)
+        assert resumed.rows == 2600
+
+    def test_d4_a_read_only_server_is_named_before_any_work_and_still_searched(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        publish(store, TEXTS)
+        switch = f"ALTER DATABASE {urlsplit(database_url).path[1:]} "
+        value(database_url, f"{switch} SET default_transaction_read_only = on")
+        striking = Striking(MANY, "", lambda: None)
+
+        with store_of(database_url).open() as other:
+            for act in (
+                lambda: other.require_room(SPACE),
+                lambda: other.publish(SPACE, YEAR, striking.content()),
+            ):
+                with pytest.raises(DatabaseReadOnly, match=r"takes no changes.*primary"):
+                    act()
+            hits = other.search(QUERY, space=SPACE.id, k=9, filters=Filters())
+
+        assert striking.attempts == 0
+        assert len(hits) == 3
+
+
+class TestLocks:
+    """D5: waiting for others is bounded, tried again, and names them."""
+
+    @pytest.fixture
+    def hasty(self, store: VectorStore, database_url: str) -> Iterator[VectorStore]:
+        """Have a store that waits for a lock for a tenth of a second, and knows the space."""
+        publish(store, {})
+        url = f"{database_url}?options=-c%20lock_timeout%3D100"
+        with store_of(url, retry_for_s=1).open() as opened:
+            yield opened
+
+    def test_d5_a_lock_that_somebody_keeps_ends_the_run_and_names_them(
+        self, hasty: VectorStore, database_url: str
+    ) -> None:
+        striking = Striking(TEXTS, "", lambda: None)
+        with psycopg.connect(database_url, application_name="night shift") as other:
+            other.execute("LOCK TABLE vectors")
+
+            with pytest.raises(
+                DatabaseBusy,
+                match=r"failed \d+ times.*held a lock for too long.*\(night shift, idle in trans",
+            ):
+                hasty.publish(SPACE, YEAR, striking.content())
+
+        assert 2 <= striking.attempts <= 12
+
+    def test_d5_a_lock_that_is_given_up_in_time_only_delays_the_run(
+        self, hasty: VectorStore, database_url: str
+    ) -> None:
+        attempts: list[int] = []
+        with psycopg.connect(database_url) as other:
+            other.execute("LOCK TABLE vectors")
+
+            def give_up_when_asked_twice() -> list[Document]:
+                attempts.append(len(attempts))
+                if len(attempts) == 2:
+                    other.rollback()
+                return list(TEXTS)
+
+            content = replace(content_of(TEXTS), documents=give_up_when_asked_twice)
+            published = hasty.publish(SPACE, YEAR, content)
+
+        assert len(attempts) == 2
+        assert published.rows == 3
+        assert_published_once(database_url, TEXTS)
+
+
+class TestStates:
+    """D7: which SQLSTATEs are tried again, and which are not."""
+
+    @pytest.mark.parametrize(
+        "state", ["40001", "40P01", "55P03", "53300", "08006", "57P01", "57P02", "57P03"]
+    )
+    def test_d7_a_state_that_passes_is_tried_again(
+        self, store: VectorStore, database_url: str, state: str
+    ) -> None:
+        tries = Tries(database_url, raising(state), "BEFORE INSERT ON documents", first=2)
+
+        published = publish(store, TEXTS)
+
+        assert tries.count() == 3
+        assert published.rows == 3
+        assert_published_once(database_url, TEXTS)
+
+    @pytest.mark.parametrize(
+        ("state", "kind"),
+        [
+            pytest.param("57014", DatabaseError, id="57014-statement-time-out"),
+            pytest.param("53100", DatabaseFull, id="53100-disk-full"),
+            pytest.param("53200", DatabaseFull, id="53200-out-of-memory"),
+            pytest.param("25006", DatabaseReadOnly, id="25006-read-only"),
+            pytest.param("42501", DatabaseError, id="42501-no-privilege"),
+            pytest.param("57P04", DatabaseError, id="57P04-database-dropped"),
+            pytest.param("P0001", DatabaseError, id="P0001-outside-of-the-rows"),
+            pytest.param("XX000", DatabaseError, id="XX000-internal"),
+        ],
+    )
+    def test_d7_a_state_that_does_not_pass_is_not_tried_again(
+        self, store: VectorStore, database_url: str, state: str, kind: type[DatabaseError]
+    ) -> None:
+        tries = Tries(database_url, raising(state), "BEFORE INSERT ON documents", first=99)
+
+        with pytest.raises(DatabaseError, match="publishing 2013-01-01 failed: ") as raised:
+            publish(store, TEXTS)
+
+        assert type(raised.value) is kind
+        assert tries.count() == 1
+        assert rows(database_url) == []
+
+    def test_d7_a_statement_that_takes_too_long_is_ended_and_not_tried_again(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        tries = Tries(database_url, "PERFORM pg_sleep(60)", "BEFORE INSERT ON documents", first=99)
+        url = f"{database_url}?options=-c%20statement_timeout%3D200"
+
+        with store_of(url).open() as hasty, pytest.raises(DatabaseError, match="statement timeout"):
+            publish(hasty, TEXTS)
+
+        assert tries.count() == 1
+
+    def test_d7_a_state_that_passes_too_late_is_named_with_the_attempts(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        tries = Tries(database_url, raising("40001"), "BEFORE INSERT ON documents", first=99)
+
+        message = r"failed \d+ times within .* in the way"
+        impatient = store_of(database_url, retry_for_s=1)
+        with impatient.open(), pytest.raises(DatabaseBusy, match=message):
+            publish(impatient, TEXTS)
+
+        assert 2 <= tries.count() <= 12
+
+
+def raising(state: str) -> str:
+    """Return the statement that fails with ``state``."""
+    return f"RAISE EXCEPTION 'on purpose' USING ERRCODE = '{state}'"
+
+
+def through(proxy: CommitProxy, url: str) -> str:
+    """Return ``url`` with the proxy's port in place of the server's."""
+    return url.replace(f":{port_of(url)}/", f":{proxy.port}/")
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port

@@ -80,6 +80,7 @@ def test_an_unchanged_corpus_sends_no_text_and_parses_no_file(
     assert published.rows() == before
 
 
+@pytest.mark.case("T11")
 def test_an_edited_document_sends_only_its_changed_chunks(
     published: Installation, oracle: OracleService
 ) -> None:
@@ -102,6 +103,7 @@ def test_an_edited_document_sends_only_its_changed_chunks(
     assert not any("figure 201203-7-9" in row[6] for row in after.values())
 
 
+@pytest.mark.case("O12")
 def test_changing_the_chunk_size_and_back_embeds_nothing_twice(
     published: Installation, oracle: OracleService
 ) -> None:
@@ -135,6 +137,7 @@ def test_changing_the_grain_embeds_nothing_and_loses_nothing(
     assert published.rows() == before
 
 
+@pytest.mark.case("T12")
 def test_a_deleted_document_leaves_the_search(published: Installation) -> None:
     (published.source / "2013" / "mr-3.html").unlink()
     (published.source / "2013" / "mr-9.html").unlink()
@@ -263,6 +266,7 @@ def test_a_text_that_the_service_rejects_is_quarantined_and_its_neighbours_are_s
     assert len(installation.rows()) == total(results, "chunks", "chunks") - 1
 
 
+@pytest.mark.case("C24")
 def test_another_model_in_the_middle_of_a_run_stops_it_and_mixes_nothing(
     published: Installation, oracle: OracleService
 ) -> None:
@@ -281,6 +285,7 @@ def test_another_model_in_the_middle_of_a_run_stops_it_and_mixes_nothing(
     assert published.rows() == before
 
 
+@pytest.mark.case("O12")
 def test_an_old_space_serves_until_all_partitions_of_the_new_one_are_published(
     published: Installation, oracle: OracleService
 ) -> None:
@@ -385,6 +390,7 @@ class TestCommandLine:
         )
         assert oracle.peak_in_flight == 3
 
+    @pytest.mark.case("O10")
     @pytest.mark.parametrize(
         ("config", "expected"),
         [
@@ -410,6 +416,7 @@ class TestCommandLine:
         assert "RUN_START" not in output
         assert oracle.sent == []
 
+    @pytest.mark.case("O1")
     def test_a_killed_run_is_continued_and_ends_like_an_undisturbed_one(
         self, installation: Installation, oracle: OracleService
     ) -> None:

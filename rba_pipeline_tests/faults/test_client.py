@@ -30,6 +30,7 @@ SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
         WHERE a.datname = current_database() AND pid <> pg_backend_pid()
         AND a.backend_type = 'client backend')
 """
+LONG = pytest.mark.long
 # What a kill may cost: two rounds of requests.
 IN_FLIGHT = 2 * BATCH * PARALLEL
 
@@ -116,7 +117,7 @@ def test_a_stalled_service_is_given_up_in_time_and_its_late_answer_is_not_read(
 
 
 @pytest.mark.case("C3")
-@pytest.mark.parametrize("stalled_s", [3, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stalled_s", [3, pytest.param(60, marks=LONG)])
 def test_while_the_service_is_stalled_the_database_holds_no_transaction_and_no_lock(
     project: Installation, oracle: OracleService, stalled_s: int
 ) -> None:
@@ -210,7 +211,7 @@ def test_a_service_that_drains_and_comes_back_loses_nothing(
 
 
 @pytest.mark.case("C8")
-@pytest.mark.parametrize("outage_s", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("outage_s", [3, pytest.param(20, marks=LONG)])
 def test_a_service_that_stays_full_ends_the_run_after_bounded_attempts(
     project: Installation, oracle: OracleService, outage_s: int
 ) -> None:
@@ -331,7 +332,7 @@ def test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quara
 
 
 @pytest.mark.case("C14")
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [401, pytest.param(403, marks=LONG)])
 def test_a_refused_key_fails_at_once_and_is_not_shown(
     project: Installation, oracle: OracleService, status: int
 ) -> None:
@@ -366,23 +367,24 @@ def with_values(data: list[Any], place: int, *values: float) -> None:
         pytest.param(lambda data: data.pop(), "vectors came back", id="C15-one-too-few",
                      marks=pytest.mark.case("C15")),
         pytest.param(lambda data: data.append(dict(data[0], index=len(data))),
-                     "vectors came back", id="C15-one-too-many", marks=pytest.mark.case("C15")),
+                     "vectors came back", id="C15-one-too-many",
+                     marks=[pytest.mark.case("C15"), LONG]),
         pytest.param(lambda data: data[1].update(index=0), "index 0", id="C16-index-twice",
                      marks=pytest.mark.case("C16")),
         pytest.param(lambda data: data[1].pop("index"), "index None", id="C16-index-missing",
-                     marks=pytest.mark.case("C16")),
+                     marks=[pytest.mark.case("C16"), LONG]),
         pytest.param(lambda data: with_values(data, 2, float("nan")), "vector 2 holds NaN",
                      id="C18-nan", marks=pytest.mark.case("C18")),
         pytest.param(lambda data: with_values(data, 2, float("inf")), "vector 2 holds NaN or",
-                     id="C18-infinity", marks=pytest.mark.case("C18")),
+                     id="C18-infinity", marks=[pytest.mark.case("C18"), LONG]),
         pytest.param(lambda data: with_values(data, 0), "vector 0 has length",
-                     id="C18-zero", marks=pytest.mark.case("C18")),
+                     id="C18-zero", marks=[pytest.mark.case("C18"), LONG]),
         pytest.param(lambda data: data[3].update(embedding=None), "vector 3 is not base64",
-                     id="C18-null", marks=pytest.mark.case("C18")),
+                     id="C18-null", marks=[pytest.mark.case("C18"), LONG]),
         pytest.param(lambda data: data[3].update(embedding=[0.6, "0.8"]), "vector 3 is not base64",
-                     id="C18-list-with-text", marks=pytest.mark.case("C18")),
+                     id="C18-list-with-text", marks=[pytest.mark.case("C18"), LONG]),
         pytest.param(lambda data: data[3].update(embedding="!!!!"), "vector 3 is not base64",
-                     id="C18-no-base64", marks=pytest.mark.case("C18")),
+                     id="C18-no-base64", marks=[pytest.mark.case("C18"), LONG]),
     ],
 )  # fmt: skip
 def test_a_reply_that_breaks_the_contract_is_refused_whole(
@@ -444,11 +446,15 @@ def test_a_connection_that_is_reset_in_the_body_is_retried_and_nothing_partial_i
     "reply",
     [
         pytest.param(Reply(200, b"<html>all is well</html>"), id="html"),
-        pytest.param(Reply(200, b'{"data": ['), id="cut-off-json"),
-        pytest.param(Reply(200, b"[" * 100_000), id="deep-json"),
-        pytest.param(Reply(200, b'{"data": "' + b"x" * (1 << 22) + b'"}'), id="endless"),
+        pytest.param(Reply(200, b'{"data": ['), id="cut-off-json", marks=LONG),
+        pytest.param(Reply(200, b"[" * 100_000), id="deep-json", marks=LONG),
         pytest.param(
-            Reply(200, b"\x1f\x8b" + b"0" * 99, {"Content-Encoding": "gzip"}), id="compressed"
+            Reply(200, b'{"data": "' + b"x" * (1 << 22) + b'"}'), id="endless", marks=LONG
+        ),
+        pytest.param(
+            Reply(200, b"\x1f\x8b" + b"0" * 99, {"Content-Encoding": "gzip"}),
+            id="compressed",
+            marks=LONG,
         ),
     ],
 )

@@ -15,6 +15,7 @@ def info(max_tokens: int, *, prompt: str = "", tokenizer: str = "t") -> ServiceI
         cores=2,
         max_tokens=max_tokens,
         max_texts=64,
+        server_batch_size=32,
         max_queue_tokens=524_288,
         document_prompt=prompt,
         tokenizer_sha256=tokenizer,

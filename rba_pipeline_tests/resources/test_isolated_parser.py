@@ -139,6 +139,8 @@ def test_a_process_that_ended_between_two_files_is_replaced(number: signal.Signa
         assert told_by(parser, b"before") == "before"
         [child] = children()
         child.send_signal(number)
+        # It has ended; whoever started it has yet to find out.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
         assert told_by(parser, b"after") == "after"
         assert children() != [child]

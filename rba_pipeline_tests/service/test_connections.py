@@ -91,6 +91,7 @@ def told(answer: bytes) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["error"]["code"]
 
 
+@pytest.mark.case("S12")
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
@@ -104,7 +105,6 @@ def told(answer: bytes) -> tuple[int, str]:
 def test_what_never_becomes_a_request_is_answered_in_our_shape_and_hung_up_on(
     sent: bytes, status: int, code: str
 ) -> None:
-    """S12."""
     server = Server(patience_s=SOON_S)
 
     answer = run(server, lambda s: s.ask(sent))

@@ -61,8 +61,9 @@ def post_bytes(service: ServiceProcess, body: Any, **headers: str) -> requests.R
     )
 
 
+@pytest.mark.case("S12")
 def test_a_body_of_fifty_megabytes_is_refused_by_its_announcement(usual: ServiceProcess) -> None:
-    """S12: not one byte of it has been sent."""
+    """Not one byte of it has been sent."""
     with connect(usual) as connection:
         connection.sendall(head(usual, f"Content-Length: {50 * MB}", "Connection: close"))
 
@@ -72,8 +73,9 @@ def test_a_body_of_fifty_megabytes_is_refused_by_its_announcement(usual: Service
     assert b'"too_large"' in refusal
 
 
+@pytest.mark.case("S12")
 def test_bodies_without_a_length_and_without_an_end_take_no_memory(usual: ServiceProcess) -> None:
-    """S12: twenty callers of fifty megabytes each, in chunks; others are served meanwhile."""
+    """Twenty callers of fifty megabytes each, in chunks; others are served meanwhile."""
     before = peak_bytes(usual.pid)
 
     def pour(_: int) -> bytes:
@@ -100,6 +102,7 @@ def test_bodies_without_a_length_and_without_an_end_take_no_memory(usual: Servic
     until(lambda: stats(usual)["requests_in_flight"] == 0)
 
 
+@pytest.mark.case("S12")
 @pytest.mark.parametrize(
     "sent",
     [
@@ -110,7 +113,7 @@ def test_bodies_without_a_length_and_without_an_end_take_no_memory(usual: Servic
 def test_whoever_drips_is_cut_off_in_time_and_others_are_served(
     hurried: ServiceProcess, sent: bytes | None
 ) -> None:
-    """S12: slow-loris; each byte comes in time, all of them never would."""
+    """Slow-loris; each byte comes in time, all of them never would."""
     sent = sent or head(hurried, "Content-Length: 1000000")
     with ThreadPoolExecutor(30) as threads:
         dripping = [threads.submit(drip, hurried, sent) for _ in range(30)]
@@ -135,6 +138,7 @@ def drip(service: ServiceProcess, sent: bytes) -> bytes:
         return answer(connection)
 
 
+@pytest.mark.case("S14")
 @pytest.mark.parametrize(
     "body",
     [
@@ -162,7 +166,6 @@ def drip(service: ServiceProcess, sent: bytes) -> bytes:
 def test_what_is_almost_a_request_is_refused_and_harms_nobody(
     usual: ServiceProcess, body: bytes
 ) -> None:
-    """S14."""
     refusal = post_bytes(usual, body, **{"Content-Type": "application/json"})
 
     assert refusal.status_code == 422
@@ -170,6 +173,7 @@ def test_what_is_almost_a_request_is_refused_and_harms_nobody(
     assert post(usual, "next").status_code == 200
 
 
+@pytest.mark.case("S15")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -186,7 +190,7 @@ def test_what_is_almost_a_request_is_refused_and_harms_nobody(
 def test_all_wrong_keys_get_the_same_answer(
     usual: ServiceProcess, headers: dict[str, str | bytes]
 ) -> None:
-    """S15; that keys are compared in constant time is shown in ``test_security``."""
+    """That keys are compared in constant time is shown in ``test_security``."""
     url = f"{usual.url}/embeddings"
 
     nothing, wrong = (
@@ -199,8 +203,8 @@ def test_all_wrong_keys_get_the_same_answer(
     assert usual.key not in usual.log
 
 
+@pytest.mark.case("S15")
 @pytest.mark.parametrize("key", [pytest.param("", id="empty"), pytest.param("a,,b", id="item")])
 def test_an_empty_key_refuses_to_start(key: str) -> None:
-    """S15."""
     with pytest.raises(RuntimeError, match=r"ended with 2(.|\n)*EMBEDDING_API_KEY=\(not shown\)"):
         ServiceProcess({"EMBEDDING_API_KEY": key}, module=FAKE).start()

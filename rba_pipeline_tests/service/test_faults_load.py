@@ -36,11 +36,12 @@ def text_of(n_words: int, seed: int) -> str:
     return " ".join(random.Random(seed).choices(TEXT.split(), k=n_words))
 
 
+@pytest.mark.case("S1")
 @pytest.mark.model
 def test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one(
     nomic: ServiceProcess,
 ) -> None:
-    """S1: the race that broke one request in five."""
+    """The race that broke one request in five."""
     pool = [text_of(n, seed) for seed, n in enumerate((1, 2, 3, 5, 8, 13, 21, 34, 55, 89))]
     golden = np.array([vector(ask(nomic, {"input": text}), 0) for text in pool])
 
@@ -64,9 +65,10 @@ def vector(answer: requests.Response, at: int) -> list[float]:
     return found
 
 
+@pytest.mark.case("S2")
 @pytest.mark.model
 def test_counts_stay_exact_while_other_texts_are_cut_and_encoded(nomic: ServiceProcess) -> None:
-    """S2: truncation and padding are set on a tokenizer, so a shared one counts wrongly."""
+    """Truncation and padding are set on a tokenizer, so a shared one counts wrongly."""
     fetched = requests.get(f"{nomic.url}/tokenizer.json", headers=nomic.headers, timeout=WAIT_S)
     tokenizer = Tokenizer.from_str(fetched.text)
     texts = [text_of(n % 60 + 1, n) for n in range(200)]
@@ -104,11 +106,12 @@ def long_texts(nomic_folder: Path) -> Iterator[ServiceProcess]:
         service.kill()
 
 
+@pytest.mark.case("S4")
 @pytest.mark.model
 def test_a_flood_of_the_longest_texts_is_refused_while_a_query_is_answered(
     long_texts: ServiceProcess,
 ) -> None:
-    """S4: 8 callers of 32 texts each; patience bounds what is computed on a slow machine."""
+    """8 callers of 32 texts each; patience bounds what is computed on a slow machine."""
     flood = {"input": ["rate " * 8000] * 32}
     with ThreadPoolExecutor(8) as threads:
         asked = [
@@ -136,8 +139,8 @@ def test_a_flood_of_the_longest_texts_is_refused_while_a_query_is_answered(
 TOKENS_OF_TWO_WORDS = 5
 
 
+@pytest.mark.case("S9")
 def test_a_hundred_callers_who_hang_up_are_not_computed(gate: Path) -> None:
-    """S9."""
     with ServiceProcess({"FAKE_GATE": str(gate)}, module=FAKE) as service:
         held = Held(service, gate)
         before = stats(service)
@@ -162,11 +165,12 @@ def waiting_line(service: ServiceProcess, text: str) -> http.client.HTTPConnecti
     return connection
 
 
+@pytest.mark.case("S10")
 @pytest.mark.parametrize("patience_ms", ["0", "-1"])
 def test_a_request_whose_deadline_has_passed_is_not_computed(
     fake_service: ServiceProcess, patience_ms: str
 ) -> None:
-    """S10; a deadline that passes while its caller waits is in ``test_process``."""
+    """A deadline that passes while its caller waits is in ``test_process``."""
     before = stats(fake_service)
 
     late = post(fake_service, "late", **{"X-Request-Timeout-Ms": patience_ms})

@@ -104,10 +104,10 @@ def test_a_client_that_splits_queries_as_info_says_is_not_refused(
     assert embedded(default_service, [*texts, "rates"], "query").status_code == 413
 
 
+@pytest.mark.case("S12")
 def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(
     small_service: ServiceProcess,
 ) -> None:
-    """S12."""
     with begun(small_service, b"", announced=10**15) as connection:
         status, _, body = answer_on(connection)
 
@@ -151,12 +151,12 @@ def test_large_bodies_share_one_budget_that_leaves_room_for_a_search(
     until_held(small_service, 0)
 
 
+@pytest.mark.case("S11")
 @pytest.mark.parametrize(
     ("drain_s", "signals"),
     [pytest.param("0", 1, id="after-draining"), pytest.param("60", 2, id="at-the-second-signal")],
 )
 def test_stopping_answers_who_is_still_sending(drain_s: str, signals: int) -> None:
-    """S11."""
     with ServiceProcess({"EMBEDDING_DRAIN_SECONDS": drain_s}, module=FAKE) as service:
         with begun(service, b"half", announced=8) as connection:
             until_held(service, 4)

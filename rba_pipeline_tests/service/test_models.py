@@ -52,6 +52,7 @@ def _remote_code(path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.case("S16")
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -85,7 +86,6 @@ def _remote_code(path: Path) -> None:
 def test_a_folder_that_must_not_be_loaded_is_refused(
     folder: Path, spoil: Callable[[Path], None], said: str
 ) -> None:
-    """S16."""
     spoil(folder)
 
     with pytest.raises(ModelRefused, match=said):

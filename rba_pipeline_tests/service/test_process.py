@@ -18,10 +18,10 @@ from rba_pipeline_tests.service.conftest import FAKE
 from rba_pipeline_tests.service_process import ServiceProcess
 
 
+@pytest.mark.case("S4")
 def test_a_full_queue_refuses_with_the_time_to_come_back(
     gated_service: ServiceProcess, gate: Path
 ) -> None:
-    """S4: small."""
     held = Held(gated_service, gate)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(post, gated_service, "w " * 55) for _ in range(2)]
@@ -56,8 +56,8 @@ def test_a_long_body_of_queries_is_let_in_while_only_documents_fill_their_lane(
     assert (queries.status_code, queries.json()["error"]["code"]) == (504, "deadline_passed")
 
 
+@pytest.mark.case("S9")
 def test_a_caller_who_hangs_up_is_not_computed(gated_service: ServiceProcess, gate: Path) -> None:
-    """S9."""
     held = Held(gated_service, gate)
     before = stats(gated_service)
     leaving = http.client.HTTPConnection("127.0.0.1", gated_service.port, timeout=WAIT_S)
@@ -74,8 +74,8 @@ def test_a_caller_who_hangs_up_is_not_computed(gated_service: ServiceProcess, ga
     assert stats(gated_service)["queue_tokens"] == 0
 
 
+@pytest.mark.case("S10")
 def test_a_deadline_ends_the_wait_when_it_passes(gated_service: ServiceProcess, gate: Path) -> None:
-    """S10."""
     held = Held(gated_service, gate)
 
     late = post(gated_service, "late", **{"X-Request-Timeout-Ms": "50"})
@@ -85,10 +85,10 @@ def test_a_deadline_ends_the_wait_when_it_passes(gated_service: ServiceProcess, 
     assert held.status() == 200
 
 
+@pytest.mark.case("S11")
 def test_sigterm_finishes_what_was_accepted_and_refuses_what_comes(
     gated_service: ServiceProcess, gate: Path
 ) -> None:
-    """S11."""
     held = Held(gated_service, gate)
 
     gated_service.terminate()
@@ -103,10 +103,10 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_comes(
     assert gated_service.wait() == 0
 
 
+@pytest.mark.case("S11")
 def test_a_second_sigterm_ends_at_once_and_still_answers(
     gated_service: ServiceProcess, gate: Path
 ) -> None:
-    """S11."""
     held = Held(gated_service, gate)
     gated_service.terminate()
     ready = f"{gated_service.url}/ready"
@@ -118,8 +118,8 @@ def test_a_second_sigterm_ends_at_once_and_still_answers(
     assert gated_service.wait() == 0
 
 
+@pytest.mark.case("S11")
 def test_draining_ends_after_its_time_even_when_the_model_hangs(gate: Path) -> None:
-    """S11."""
     env = {"FAKE_GATE": str(gate), "EMBEDDING_DRAIN_SECONDS": "0"}
     with ServiceProcess(env, module=FAKE) as service:
         held = Held(service, gate)
@@ -130,10 +130,10 @@ def test_draining_ends_after_its_time_even_when_the_model_hangs(gate: Path) -> N
         assert service.wait() == 0
 
 
+@pytest.mark.case("S8")
 def test_a_breakdown_answers_the_caller_and_ends_the_process(
     gated_service: ServiceProcess,
 ) -> None:
-    """S8."""
     answer = post(gated_service, "die")
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_failed")

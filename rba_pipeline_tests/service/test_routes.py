@@ -112,6 +112,7 @@ def test_the_model_may_be_named(fake_service: ServiceProcess, model: str) -> Non
 SECRET = "Unpublished-board-minutes"
 
 
+@pytest.mark.case("S14")
 @pytest.mark.parametrize(
     ("body", "status", "code", "index"),
     [
@@ -145,7 +146,6 @@ SECRET = "Unpublished-board-minutes"
 def test_a_refusal_says_why_and_repeats_no_text(
     fake_service: ServiceProcess, body: Any, status: int, code: str, index: int | None
 ) -> None:
-    """S14 among them."""
     answer = post(fake_service, body)
 
     error = answer.json()["error"]
@@ -156,13 +156,14 @@ def test_a_refusal_says_why_and_repeats_no_text(
     assert post(fake_service, {"input": "next"}).status_code == 200
 
 
+@pytest.mark.case("S12")
 def test_a_body_without_a_length_is_limited_all_the_same(fake_service: ServiceProcess) -> None:
-    """S12."""
     answer = post(fake_service, iter([b"x" * 40_000] * 2))
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
+@pytest.mark.case("S10")
 @pytest.mark.parametrize(
     ("patience", "status", "code"),
     [
@@ -176,12 +177,12 @@ def test_a_body_without_a_length_is_limited_all_the_same(fake_service: ServicePr
 def test_a_deadline_that_has_passed_is_not_worth_computing_for(
     fake_service: ServiceProcess, patience: str, status: int, code: str
 ) -> None:
-    """S10."""
     answer = post(fake_service, {"input": "x"}, **{"X-Request-Timeout-Ms": patience})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
+@pytest.mark.case("S15")
 @pytest.mark.parametrize(
     "header",
     [
@@ -198,7 +199,6 @@ def test_a_deadline_that_has_passed_is_not_worth_computing_for(
 def test_nothing_is_answered_without_the_key(
     fake_service: ServiceProcess, header: bytes | None, path: str
 ) -> None:
-    """S15."""
     headers = {} if header is None else {"Authorization": header}
 
     answer = requests.post(fake_service.url + path, headers=headers, timeout=WAIT_S)

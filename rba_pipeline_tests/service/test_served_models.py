@@ -84,11 +84,11 @@ def alone(url: str, key: str) -> Any:
     return np.concatenate([embed(service, [text]) for text in POOL])
 
 
+@pytest.mark.case("S1")
 @pytest.mark.parametrize("name", ["minilm", "nomic"])
 def test_eight_threads_of_mixed_lengths_get_the_vectors_of_one(
     request: pytest.FixtureRequest, name: str
 ) -> None:
-    """S1."""
     service: ServiceProcess = request.getfixturevalue(name)
     golden = alone(service.url, service.key)
     plans = [random.Random(seed) for seed in range(8)]
@@ -107,6 +107,7 @@ def test_eight_threads_of_mixed_lengths_get_the_vectors_of_one(
     assert max(deltas) <= MAX_DELTA
 
 
+@pytest.mark.case("S3")
 @settings(
     max_examples=25,
     deadline=None,
@@ -116,7 +117,6 @@ def test_eight_threads_of_mixed_lengths_get_the_vectors_of_one(
 def test_a_vector_does_not_depend_on_its_neighbours_or_their_order(
     minilm: ServiceProcess, chosen: list[int]
 ) -> None:
-    """S3."""
     golden = alone(minilm.url, minilm.key)
 
     vectors = embed(minilm, [POOL[i] for i in chosen])
@@ -149,8 +149,9 @@ def test_a_request_of_2048_texts_is_answered_in_order(nomic: ServiceProcess) -> 
     assert np.abs(vectors[some] - embed(nomic, [texts[i] for i in some])).max() <= MAX_DELTA
 
 
+@pytest.mark.case("S2")
 def test_counts_by_the_fetched_tokenizer_are_exact_with_the_prompt(nomic: ServiceProcess) -> None:
-    """S2, one at a time."""
+    """One at a time."""
     fetched = requests.get(f"{nomic.url}/tokenizer.json", headers=nomic.headers, timeout=WAIT_S)
     info = requests.get(f"{nomic.url}/info", headers=nomic.headers, timeout=WAIT_S).json()
     tokenizer = Tokenizer.from_str(fetched.text)
@@ -196,10 +197,11 @@ def test_a_folder_is_served_with_its_prompts_and_shorter_vectors(nomic: ServiceP
     assert embed(nomic, ["text"], dimensions=64).shape == (1, 64)
 
 
+@pytest.mark.case("S17")
 def test_live_answers_before_the_model_is_loaded_and_ready_only_after() -> None:
-    """S17."""
     port = _free_port()
-    service = ServiceProcess({"EMBEDDING_PORT": str(port)})
+    # torch takes seconds to import: nobody is too late to see the time before it is ready.
+    service = ServiceProcess({"EMBEDDING_PORT": str(port), "EMBEDDING_RUNTIME": "torch"})
     with open(service.spawn(), "rb", buffering=0) as ready, service:
         service.port = port
         answered = _first_answer(f"{service.url}/live")

@@ -21,8 +21,8 @@ def watchdog(patience_s: float, on_hang: Callable[[], None]) -> Watchdog:
     return dog
 
 
+@pytest.mark.case("S8")
 def test_a_pass_that_takes_too_long_is_noticed_while_it_lasts(hung: threading.Event) -> None:
-    """S8."""
     dog = watchdog(0.01, hung.set)
 
     with dog.watching():

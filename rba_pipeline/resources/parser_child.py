@@ -39,6 +39,8 @@ Parse = Callable[..., Parsed]
 
 def serve(arguments: list[str], parse_file: Parse = parse) -> None:
     """Answer questions from standard input until it ends; ``arguments`` are limits and parent."""
+    # Started in a shell's background, Dagster ignores it, and so would whom it starts.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     limits = ParseLimits(**json.loads(arguments[0]))
     _end_with(int(arguments[1]))
     _restrict(limits)

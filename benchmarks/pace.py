@@ -120,6 +120,8 @@ def _texts(corpus: Path, model: Model, asked: argparse.Namespace) -> list[Text]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser("pace", __doc__)
+    command_line.add_rounds(parser)
+    command_line.add_device(parser)
     command_line.add_models(parser)
     command_line.add_texts(parser)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of publications")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engine, gpu, memory, operations, service, start
+from benchmarks import engine, gpu, memory, operations, pace, service, start
 from benchmarks.start import imports_s
+from rba_pipeline.definitions import SAMPLE_CORPUS
 
 
 @pytest.fixture
@@ -42,6 +43,18 @@ def test_ours_and_the_reference_are_measured_in_turns(
 
 
 @pytest.mark.model
+def test_fixed_settings_and_the_pace_that_is_found_send_every_passage(cache: Path) -> None:
+    out = cache / "out.json"
+    chosen = ["--model=minilm", "--precision=fp32", "--settings=2x2", "--texts=6", "--rounds=1"]
+
+    pace.main([*chosen, f"--corpus={SAMPLE_CORPUS}", f"--cache={cache}", f"--out={out}"])
+
+    rates = json.loads(out.read_text())["minilm"]
+    assert rates.keys() == {"2x2", "adaptive"}
+    assert all(len(found) == 1 and found[0] > 0 for found in rates.values())
+
+
+@pytest.mark.model
 def test_a_pass_is_profiled_by_kind_of_operation(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,7 +68,7 @@ def test_a_pass_is_profiled_by_kind_of_operation(
     assert float(slowest[3].replace(",", "")) > 0
 
 
-@pytest.mark.parametrize("module", [service, engine, operations, memory, start, gpu])
+@pytest.mark.parametrize("module", [service, engine, operations, memory, start, gpu, pace])
 def test_every_benchmark_says_what_it_does(
     module: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

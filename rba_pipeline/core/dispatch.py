@@ -25,7 +25,7 @@ from rba_pipeline.core.errors import (
 from rba_pipeline.core.pacing import Answered, Pace, after_answer, after_refusal, for_backlog
 from rba_pipeline.core.recovery import Batch, Suspect
 from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, chosen
-from rba_pipeline.core.silence import Silence
+from rba_pipeline.core.silence import FEWEST_FAILURES, Silence
 
 # What a refused request waits where the service names no time.
 REFUSED_WAIT_S = 1.0
@@ -188,13 +188,12 @@ class Dispatch:
         batch, replica = request.batch, self._ended(request)
         match error:
             case ServiceOverloaded():
-                wait_s = error.retry_after_s if error.retry_after_s is not None else REFUSED_WAIT_S
-                self._set(replica.refused(batch.tokens, now_s + wait_s * self.jitter()))
+                wait_s = self._wait_s(error, REFUSED_WAIT_S)
+                self._set(replica.refused(batch.tokens, now_s + wait_s))
                 self._refused(request)
                 self._waiting.append(batch)
             case ServiceUnavailable():
-                wait_s = error.retry_after_s or 0.0
-                self._set(replica.failed(batch.tokens, now_s, wait_s=wait_s * self.jitter()))
+                self._set(replica.failed(batch.tokens, now_s, wait_s=self._wait_s(error, 0.0)))
                 timed_out = isinstance(error, RequestTimedOut)
                 if timed_out:
                     self._refused(request)
@@ -242,7 +241,7 @@ class Dispatch:
             self._set(replica.probed(now_s, is_well=True))
             self._convict()
         elif isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
-            wait_s = 0.0 if isinstance(error, ModelFailed) else error.retry_after_s or 0.0
+            wait_s = 0.0 if isinstance(error, ModelFailed) else self._wait_s(error, 0.0)
             self._set(replica.probed(now_s, is_well=False, wait_s=wait_s))
             self._silence = self._silence.after(error, now_s)
         else:
@@ -304,6 +303,11 @@ class Dispatch:
         for replica in self._replicas.values():
             self._set(replica.suspected(now_s))
         return self._probe(now_s)
+
+    def _wait_s(self, error: ServiceOverloaded | ServiceUnavailable, usual_s: float) -> float:
+        """Return what the service named, or ``usual_s``, cut so that an outage shows in time."""
+        told_s = usual_s if error.retry_after_s is None else error.retry_after_s
+        return min(told_s * self.jitter(), self.limits.outage_s / FEWEST_FAILURES)
 
     def _ended(self, request: Request) -> Replica:
         self._in_flight -= 1

@@ -152,6 +152,8 @@ class EmbeddingStream:
         guard_s = now_s + 2 * self._client.timeout_s + 60
         until_s = min([moment for moment in due if moment is not None], default=guard_s)
         if not self._in_flight:
+            if until_s == guard_s:
+                raise RuntimeError("nothing in flight and nothing due: this is a bug in Dispatch")
             self._client.pause(until_s - now_s)
             return
         done, _ = wait(self._in_flight, max(0.0, until_s - now_s), FIRST_COMPLETED)

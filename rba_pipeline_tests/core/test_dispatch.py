@@ -139,6 +139,24 @@ def test_a_full_service_gets_the_same_again_after_the_time_it_named() -> None:
     assert_each_once(found, 8)
 
 
+@pytest.mark.parametrize("error", [ServiceOverloaded, ServiceUnavailable])
+def test_a_service_that_names_an_absurd_time_is_asked_again_within_the_budget(
+    error: type[ServiceOverloaded] | type[ServiceUnavailable],
+) -> None:
+    again = run(
+        lambda address, names, at_s: error("later", 1e6) if at_s < 5 else None,
+        texts(8), bounds=Bounds(8, 1), outage_s=60,
+    )  # fmt: skip
+    never = run(
+        lambda address, names, at_s: error("later", 1e6), texts(8), bounds=Bounds(8, 1), outage_s=60
+    )
+
+    assert_each_once(again, 8)
+    assert again.ended_s < 60
+    assert isinstance(never.dispatch.failure, error)
+    assert never.ended_s < 62
+
+
 def test_a_service_that_stays_full_ends_the_run_after_the_stated_time() -> None:
     found = run(
         lambda address, names, at_s: ServiceOverloaded("429", 2.0),

@@ -36,7 +36,7 @@ help:
 	  '            EMBEDDING_MODEL=folder   instead of the default model' \
 	  'make up     database, embedding service, Dagster (web interface, daemon), until Ctrl-C' \
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
-	  'make test   every test                       ARGS="-k name" goes to pytest' \
+	  'make test   every test but the longest faults ARGS="-k name" goes to pytest' \
 	  'make faults every fault that must be survived, and a table of them' \
 	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, pace, soak' \
 	  '            ARGS="--help"            says what it does and takes' \

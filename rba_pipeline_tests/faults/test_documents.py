@@ -188,6 +188,7 @@ def device(place: Path, outside: Path) -> None:
     try:
         os.mknod(place, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
     except PermissionError:
+        # A device that is there already is read in a test of its own.
         pytest.skip("this user may not make devices")
 
 
@@ -230,6 +231,11 @@ def test_what_is_no_file_of_the_folder_is_refused_and_never_waited_for(
     assert corpus.reasons() == {"2012-05-03.txt": reason}
     with pytest.raises(DocumentRejected, match=reason):
         open_source(str(corpus.folder)).read("2012-05-03.txt", 10)
+
+
+def test_t8_a_device_is_refused_and_not_read() -> None:
+    with pytest.raises(DocumentRejected, match="unreadable"):
+        open_source("/dev").read("zero", 10)
 
 
 def test_t8_a_folder_that_is_called_like_a_file_is_a_folder(corpus: Corpus) -> None:

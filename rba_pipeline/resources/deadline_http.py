@@ -6,9 +6,10 @@ A read time-out starts again with every byte, so that a reply that drips outlast
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class DeadlineSession:
     """Requests to a neighbour, safe to use from many threads."""
 
     def __init__(self) -> None:
-        self._open: WeakSet[socket.socket] = WeakSet()
+        self._open = _OpenConnections()
         self._session = requests.Session()
         # Neither a proxy nor a key of the environment: the service is a neighbour.
         self._session.trust_env = False
@@ -103,20 +104,42 @@ class DeadlineSession:
                 raise ConnectionFailed(type(error).__name__) from error
 
     def close(self) -> None:
-        """Cut every connection: requests in flight fail at once."""
-        for connection in list(self._open):
-            try:
-                # The plain socket's: ending a TLS session properly would wait for its reader.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-            except OSError:
-                continue
+        """Cut every connection, those still being made too: requests in flight fail at once."""
+        self._open.cut()
         self._session.close()
+
+
+class _OpenConnections:
+    """Sockets that can all be cut, once and for all, from another thread."""
+
+    def __init__(self) -> None:
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._is_cut = False
+        self._lock = threading.Lock()
+
+    def add(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._sockets.add(connection)
+            if self._is_cut:
+                _shut_down(connection)
+
+    def cut(self) -> None:
+        with self._lock:
+            self._is_cut = True
+            for connection in self._sockets:
+                _shut_down(connection)
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):
+        # The plain socket's: ending a TLS session properly would wait for its reader.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class _Adapter(HTTPAdapter):
     """Pools connections whose sockets keep the deadline of the thread that uses them."""
 
-    def __init__(self, connections: WeakSet[socket.socket]) -> None:
+    def __init__(self, connections: _OpenConnections) -> None:
         self._connections = connections
         super().__init__(pool_maxsize=128, pool_connections=16)
 
@@ -152,7 +175,7 @@ class _BoundedTls(_Bounded, ssl.SSLSocket):
     """A TLS socket."""
 
 
-def _bounded_pool(pool: Any, connections: WeakSet[socket.socket]) -> type:
+def _bounded_pool(pool: Any, connections: _OpenConnections) -> type:
     """Return the pool's class with sockets that keep the deadline and are known."""
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc]

@@ -163,6 +163,17 @@ def test_closing_the_session_ends_requests_in_flight_at_once() -> None:
     assert took_s < 3
 
 
+def test_a_connection_made_after_closing_is_cut_as_well() -> None:
+    session = DeadlineSession()
+    with RawServer(lambda connection, number: server.stopping.wait(30) and None) as server:
+        session.close()
+        started = time.monotonic()
+        with pytest.raises(ConnectionFailed):
+            session.request("GET", server.url, headers={}, timeout_s=20, most_bytes=1)
+
+    assert time.monotonic() - started < 3
+
+
 def test_a_connection_is_used_again_for_the_next_request() -> None:
     def behave(connection: socket.socket, number: int) -> None:
         for _ in range(2):

@@ -38,7 +38,7 @@ help:
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
 	  'make test   every test but the longest faults ARGS="-k name" goes to pytest' \
 	  'make faults every fault that must be survived, and a table of them' \
-	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, pace, soak' \
+	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, pace, scale, soak' \
 	  '            ARGS="--help"            says what it does and takes' \
 	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
 	  'Setting up: PYTHON=python3.11, TORCH_INDEX=URL of the index that torch is taken from'

@@ -77,10 +77,10 @@ def cut(connection: socket.socket) -> None:
 Script = Callable[[int, list[str]], Reply | None]
 
 
-def oracle_vector(text: str) -> NDArray[np.float32]:
-    """Return the vector of ``text``: float32, shape ``(8,)``, unit length."""
+def oracle_vector(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
+    """Return the vector of ``text``: float32, shape ``(dimensions,)``, unit length."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    vector = np.random.default_rng(seed).standard_normal(DIMENSIONS)
+    vector = np.random.default_rng(seed).standard_normal(dimensions)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
@@ -112,8 +112,16 @@ class OracleService:
         stats: What ``/health`` says of its work.
     """
 
-    def __init__(self, *, model: str = "oracle", max_tokens: int = 256, port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        model: str = "oracle",
+        max_tokens: int = 256,
+        port: int = 0,
+        dimensions: int = DIMENSIONS,
+    ) -> None:
         self.model = model
+        self.dimensions = dimensions
         self.max_tokens = max_tokens
         self.script: Script = lambda number, texts: None
         self.canary_script: Callable[[], Reply | None] = lambda: None
@@ -197,15 +205,16 @@ class OracleService:
 
     def regular(self, texts: list[str]) -> Reply:
         """Return the answer that keeps the contract."""
+        vectors = [oracle_vector(text, self.dimensions).tobytes() for text in texts]
         data = [
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": base64.b64encode(oracle_vector(text).tobytes()).decode(),
+                "embedding": base64.b64encode(vector).decode(),
                 "tokens": len(text.split()),
                 "truncated": False,
             }
-            for index, text in enumerate(texts)
+            for index, (text, vector) in enumerate(zip(texts, vectors, strict=True))
         ]
         answer = {"object": "list", "model": self.model, "data": data, "space": self.space()}
         return Reply(200, json.dumps(answer).encode())
@@ -216,7 +225,7 @@ class OracleService:
             "model": self.model,
             "device": "cpu",
             "cores": 2,
-            "dimensions": DIMENSIONS,
+            "dimensions": self.dimensions,
             "max_tokens": self.max_tokens,
             "prompts": {"document": "", "query": ""},
             "tokenizer_sha256": hashlib.sha256(tokenizer_json()).hexdigest(),
@@ -249,7 +258,7 @@ class OracleService:
                     super().finish()
 
             def do_GET(self) -> None:
-                pages = {
+                pages: dict[str, Callable[[], bytes]] = {
                     "/info": lambda: json.dumps(oracle.info()).encode(),
                     "/health": lambda: json.dumps({"stats": oracle.stats}).encode(),
                     "/tokenizer.json": tokenizer_json,

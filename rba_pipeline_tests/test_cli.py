@@ -9,7 +9,7 @@ import pytest
 
 from rba_pipeline.core.embeddings import Outcome, Space
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
+from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.command_line import called, point_at, run
@@ -129,7 +129,7 @@ def quarantine_a_text(project: Project) -> tuple[VectorStore, EmbeddingStore, st
     year = YEAR_2011
     store = EmbeddingStore(store=str(project.folder / ".state" / "store"), corpus=CORPUS)
     row = Outcome("ab" * 32, "quarantined", "model_failed", 3, 9)
-    store.write_outcomes(year, Outcomes(NEW_SPACE, "c" * 16, (row,)))
+    store.write_outcomes(year, NEW_SPACE, "c" * 16, [row])
     entry = QuarantineEntry("text", row.text_hash, year.start, year.end, "model_failed", "-", 3)
     vectors = store_of(project.database_url)
     with vectors.open():
@@ -142,7 +142,7 @@ def test_retry_lets_a_text_be_sent_again_and_says_which_partition_does(published
 
     asked = called("quarantine", "retry", name)
 
-    (row,) = store.outcomes(YEAR_2011).rows
+    (row,) = store.outcomes(YEAR_2011).quarantined.values()
     assert asked.exit_code == 0, asked.output
     assert asked.output == "materialise partition 2011-01-01 to send them again\n"
     assert not row.is_held(truncate=False)
@@ -150,13 +150,13 @@ def test_retry_lets_a_text_be_sent_again_and_says_which_partition_does(published
 
 
 def test_forget_takes_a_text_off_the_list_for_good(published: Project) -> None:
-    _, store, _ = quarantine_a_text(published)
+    _, store, name = quarantine_a_text(published)
 
     asked = called("quarantine", "forget", "--all")
 
     assert asked.exit_code == 0, asked.output
     assert asked.output == "forgotten in 1 partitions; they stay out of search\n"
-    assert store.outcomes(YEAR_2011).rows[0].is_held(truncate=True)
+    assert store.outcomes(YEAR_2011).quarantined[name].is_held(truncate=True)
     assert called("quarantine").output == "0 in quarantine\n"
 
 

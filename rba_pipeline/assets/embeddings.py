@@ -5,23 +5,24 @@ import dagster as dg
 from rba_pipeline.assets.reporting import (
     columns,
     counted,
-    counts_of,
     one_message,
     picture_of,
     progress_of,
     traffic_of,
     window_in,
 )
-from rba_pipeline.core.embeddings import Outcome, outcomes_of
+from rba_pipeline.core.embeddings import Outcome, outcome_of
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
-from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore, Outcomes
+from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore
 from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline.resources.vector_store import VectorStore
 
+_OUTCOMES = ("embedded", "reused", "truncated", "quarantined")
 _DETAILS = {
     "model_failed": "the service fails at this text, alone, and at no other",
     "timed_out": "the service gives no answer to this text, alone, within timeout_s",
@@ -59,50 +60,52 @@ def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Assets
         window, info = window_in(context), embedding.handshake()
         vector_store.require_room(info.space)
         space, chunking_id = info.space.id, chunking.settings(info).chunking_id
-        wanted = records.text_hashes(window, chunking_id)
-        reused = embedding_store.kept(space, window.year, set(wanted))
         earlier = embedding_store.earlier(window, space)
-        held = {name for name, row in earlier.items() if row.is_held(truncate=embedding.truncate)}
-        advice = embedding.advice(info, wanted)
-        for sentence in advice:
-            context.log.warning(sentence)
+        held = [name for name, row in earlier.items() if row.is_held(truncate=embedding.truncate)]
+        traffic = Traffic()
+        with TextLedger() as ledger:
+            ledger.add(records.text_hashes(window, chunking_id))
+            ledger.settle(held, "held")
+            ledger.settle(embedding_store.kept(space, window.year), "reused")
+            texts, tokens, missing = ledger.totals()
+            advice = embedding.advice(info, texts=texts, tokens=tokens)
+            for sentence in advice:
+                context.log.warning(sentence)
+            if missing:
+                known = embedding_store.canary(space)
+                canary = embedding.client.canary(info, known)
+                if known is None:
+                    embedding_store.keep_canary(space, canary)
+                for part in embedding.embed_stream(
+                    ledger.take_texts(records.texts(window, chunking_id)),
+                    total=missing,
+                    info=info,
+                    canary=canary,
+                    traffic=traffic,
+                    on_progress=progress_of(context, missing),
+                ):
+                    embedding_store.append(space, window.year, part)
+                    ledger.settle(part.text_hashes, "embedded")
+                    ledger.settle(part.truncated, "truncated")
+                embedding_store.merge(space, window.year)
+            rejections = {each.text_hash: each for each in traffic.rejections}
+            rows = (
+                outcome_of(
+                    name, tokens, state, rejection=rejections.get(name), before=earlier.get(name)
+                )
+                for name, tokens, state in ledger.rows()
+            )
+            embedding_store.write_outcomes(window, info.space, chunking_id, rows)
 
-        traffic, embedded, truncated = Traffic(), set[str](), set[str]()
-        if missing := set(wanted) - reused - held:
-            known = embedding_store.canary(space)
-            canary = embedding.client.canary(info, known)
-            if known is None:
-                embedding_store.keep_canary(space, canary)
-            for part in embedding.embed_stream(
-                records.texts(window, chunking_id, missing),
-                total=len(missing),
-                info=info,
-                canary=canary,
-                traffic=traffic,
-                on_progress=progress_of(context, len(missing)),
-            ):
-                embedding_store.append(space, window.year, part)
-                embedded.update(part.text_hashes)
-                truncated |= part.truncated
-            embedding_store.merge(space, window.year)
-
-        rows = outcomes_of(
-            wanted,
-            embedded=embedded,
-            truncated=truncated,
-            reused=reused,
-            rejections=traffic.rejections,
-            earlier=earlier,
-        )
-        embedding_store.write_outcomes(window, Outcomes(info.space, chunking_id, rows))
-        quarantined = [row for row in rows if row.outcome == "quarantined"]
+        made = embedding_store.outcomes(window)
+        quarantined = made.quarantined.values()
         vector_store.replace_quarantine(
             "text", window, [_entry(row, window) for row in quarantined if not row.is_forgotten]
         )
         return dg.MaterializeResult(
             metadata={
-                "texts": len(wanted),
-                **counts_of(rows),
+                "texts": texts,
+                **{name: made.counts.get(name, 0) for name in _OUTCOMES},
                 "quarantined_by_reason": counted(str(row.reason) for row in quarantined),
                 **traffic_of(traffic),
                 "pace": dg.MetadataValue.md(picture_of(traffic)),
@@ -110,7 +113,7 @@ def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Assets
                 "effective_configuration": embedding.effective(info),
                 "embedding_space": space,
                 "model": info.space.model,
-                "dagster/row_count": len(wanted),
+                "dagster/row_count": texts,
             }
         )
 

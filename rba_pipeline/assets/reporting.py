@@ -4,13 +4,12 @@ import base64
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import dagster as dg
 import pyarrow as pa
 
-from rba_pipeline.core.embeddings import Outcome
 from rba_pipeline.core.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
@@ -79,12 +78,6 @@ def _meaning(field: pa.Field) -> str | None:
 def counted(reasons: Iterable[str]) -> dict[str, int]:
     """Return how often each reason occurs, the commonest first."""
     return dict(Counter(reasons).most_common())
-
-
-def counts_of(rows: Sequence[Outcome]) -> dict[str, int]:
-    """Return how many texts have each outcome; together they are all texts."""
-    found = Counter(row.outcome for row in rows)
-    return {name: found[name] for name in ("embedded", "reused", "truncated", "quarantined")}
 
 
 def traffic_of(traffic: Traffic) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def vectors_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDef
             documents=partial(records.documents, window),
             chunks=partial(records.chunk_batches, window, made.chunking_id),
             vectors=partial(embedding_store.vectors, made.space.id, window.year),
-            quarantined=made.quarantined,
+            quarantined=made.quarantined.keys(),
             elsewhere=source.catalogue(today()).elsewhere(window.start, window.end),
         )
         published = vector_store.publish(made.space, window, content)

@@ -1,7 +1,7 @@
 """Texts on their way to vectors: batches, the wire format, and what an answer has to promise."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -110,44 +110,35 @@ class Part:
             raise ValueError(f"{len(self.text_hashes)} hashes for {len(self.vectors)} vectors")
 
 
-def outcomes_of(
-    tokens_by_hash: Mapping[str, int],
+def outcome_of(
+    text_hash: str,
+    tokens: int,
+    state: str | None,
     *,
-    embedded: Set[str],
-    truncated: Set[str],
-    reused: Set[str],
-    rejections: Iterable[Rejection],
-    earlier: Mapping[str, Outcome],
-) -> tuple[Outcome, ...]:
-    """Return one outcome for every text of ``tokens_by_hash``, in its order.
+    rejection: Rejection | None,
+    before: Outcome | None,
+) -> Outcome:
+    """Return what became of one text.
 
     Args:
-        truncated: Those of ``embedded`` that were cut.
-        earlier: The outcomes of the run before, of the same space. A text that it quarantined and
-            that was not sent now keeps its outcome.
+        state: ``embedded`` or ``truncated`` now, or ``reused``; anything else: it has no vector.
+        rejection: Why it was not embedded, if it was sent in vain.
+        before: Its outcome in the run before, in the same space. A text that was quarantined there
+            and is not sent now keeps its outcome.
 
     Raises:
-        RuntimeError: A text was neither embedded, nor reused, nor rejected, now or before.
+        RuntimeError: It has no vector, and was neither rejected now nor quarantined before.
     """
-    rejected = {rejection.text_hash: rejection for rejection in rejections}
-
-    def outcome_of(text_hash: str, tokens: int) -> Outcome:
-        before = earlier.get(text_hash)
-        if text_hash in embedded or text_hash in reused:
-            was_cut = before is not None and before.outcome == "truncated"
-            if text_hash in truncated or (text_hash in reused and was_cut):
-                return Outcome(text_hash, "truncated", None, 0, tokens)
-            kind = "embedded" if text_hash in embedded else "reused"
-            return Outcome(text_hash, kind, None, 0, tokens)
-        if text_hash in rejected:
-            attempts = rejected[text_hash].attempts + (before.attempts if before else 0)
-            reason = rejected[text_hash].reason
-            return Outcome(text_hash, "quarantined", reason, attempts, tokens)
-        if before is None or before.outcome != "quarantined":
-            raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in Dispatch")
-        return before
-
-    return tuple(outcome_of(name, tokens) for name, tokens in tokens_by_hash.items())
+    if state in ("embedded", "truncated", "reused"):
+        was_cut = before is not None and before.outcome == "truncated"
+        outcome = "truncated" if state == "reused" and was_cut else state
+        return Outcome(text_hash, outcome, None, 0, tokens)
+    if rejection is not None:
+        attempts = rejection.attempts + (before.attempts if before else 0)
+        return Outcome(text_hash, "quarantined", rejection.reason, attempts, tokens)
+    if before is None or before.outcome != "quarantined":
+        raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in Dispatch")
+    return before
 
 
 def check_canary(

@@ -156,9 +156,12 @@ class Embedding(CheckedResource):
         )
         return Bounds(min(chosen.batch_size, info.max_texts), chosen.parallel_batches)
 
-    def advice(self, info: ServiceInfo, tokens_by_text: Mapping[str, int]) -> list[str]:
-        """Return what whoever launched the run should know, one sentence each."""
-        texts = len(tokens_by_text)
+    def advice(self, info: ServiceInfo, *, texts: int, tokens: int) -> list[str]:
+        """Return what whoever launched the run should know, one sentence each.
+
+        Args:
+            texts, tokens: Of the partition, those with a vector among them.
+        """
         return advice(
             Circumstances(
                 batch_size=self.batch_size,
@@ -169,7 +172,7 @@ class Embedding(CheckedResource):
                 cores=info.cores,
                 max_texts=info.max_texts,
                 server_batch_size=info.server_batch_size,
-                tokens_per_text=sum(tokens_by_text.values()) / max(1, texts),
+                tokens_per_text=tokens / max(1, texts),
                 rate=self.client.tokens_per_second(),
                 unreachable=info.unreachable,
             )

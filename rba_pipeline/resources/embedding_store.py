@@ -2,8 +2,9 @@
 
 import json
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 
 import dagster as dg
 import numpy as np
@@ -16,8 +17,10 @@ from rba_pipeline.core.embeddings import Outcome, Part, Space, batched
 from rba_pipeline.core.errors import RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.store_root import StoreRoot
+from rba_pipeline.resources.text_ledger import TextLedger
 
 ROWS_PER_GROUP = 1024
+OUTCOMES_PER_GROUP = 8192
 # Another run that merges its parts may remove files between our listing and our reading.
 LISTINGS = 5
 
@@ -35,16 +38,19 @@ OUTCOMES = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """The outcomes of one partition, the space of its vectors and the chunking of its texts."""
+    """What became of the texts of one partition.
+
+    Attributes:
+        space: Of their vectors.
+        chunking_id: Of the chunks that they are the texts of.
+        counts: Texts, by outcome.
+        quarantined: The texts without a vector, by hash.
+    """
 
     space: Space
     chunking_id: str
-    rows: tuple[Outcome, ...]
-
-    @property
-    def quarantined(self) -> dict[str, Outcome]:
-        """Return the texts without a vector, by hash."""
-        return {row.text_hash: row for row in self.rows if row.outcome == "quarantined"}
+    counts: Mapping[str, int]
+    quarantined: Mapping[str, Outcome]
 
 
 class EmbeddingStore(dg.ConfigurableResource):
@@ -66,22 +72,33 @@ class EmbeddingStore(dg.ConfigurableResource):
             with self._root().write(self._new_path(space, year)) as file:
                 pq.write_table(_table(part.text_hashes, part.vectors), file, compression="none")
 
-    def kept(self, space: str, year: int, among: set[str]) -> set[str]:
-        """Return which of the hashes ``among`` have a vector in ``space``."""
-        found: set[str] = set()
-        for hashes, _ in self._read(space, year, set(among), columns=["text_hash"]):
-            found.update(hashes)
-        return found
+    def kept(self, space: str, year: int) -> Iterator[str]:
+        """Yield the hashes that have a vector in ``space``; some may come twice."""
+        for hashes, _ in self._blocks(space, year, columns=["text_hash"]):
+            yield from hashes
 
     def vectors(
-        self, space: str, year: int, wanted: set[str]
+        self, space: str, year: int, wanted: Iterable[str]
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        """Yield hashes and their vectors, float32 of shape ``(n, dimensions)``, each hash once.
+        """Return blocks of hashes and their vectors, float32 of shape ``(n, dimensions)``, each
+        hash once.
 
-        Hashes without a vector are left out; at most some thousand rows are in memory at once.
+        ``wanted`` is read before this returns. Hashes without a vector are left out; at most some
+        thousand rows are in memory at once.
         """
-        for hashes, table in self._read(space, year, set(wanted), columns=["text_hash", "vector"]):
-            yield hashes, _matrix(table.column("vector"))
+        left = TextLedger()
+        left.add((name, 0) for name in wanted)
+        return self._vectors(space, year, left)
+
+    def _vectors(
+        self, space: str, year: int, left: TextLedger
+    ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        with left:
+            for hashes, batch in self._blocks(space, year, columns=["text_hash", "vector"]):
+                taken = left.take(hashes)
+                rows = {name: row for row, name in enumerate(hashes) if name in taken}
+                if rows:
+                    yield list(rows), _matrix(batch.column("vector").take(list(rows.values())))
 
     def merge(self, space: str, year: int) -> None:
         """Put the parts that this run wrote into one file. A kill in between leaves texts twice,
@@ -95,14 +112,17 @@ class EmbeddingStore(dg.ConfigurableResource):
             schema = pq.ParquetFile(file).schema_arrow
         merged = self._new_path(space, year)
         with root.write(merged) as target, pq.ParquetWriter(target, schema) as writer:
-            for group in batched(_tables(root, own), 64):
-                writer.write_table(pa.concat_tables(group))
+            for group in _grouped(_tables(root, own)):
+                writer.write_table(group)
         for path in own:
             root.remove(path)
 
-    def write_outcomes(self, window: Window, outcomes: Outcomes) -> None:
+    def write_outcomes(
+        self, window: Window, space: Space, chunking_id: str, rows: Iterable[Outcome]
+    ) -> None:
         """Keep what became of every text of ``window``, replacing what an earlier run said."""
-        self._keep_outcomes(self._outcomes_path(window), outcomes)
+        about = {"space": asdict(space), "chunking_id": chunking_id}
+        self._write_outcomes(self._outcomes_path(window), json.dumps(about), rows)
 
     def outcomes(self, window: Window) -> Outcomes:
         """Return what the last run kept for ``window``.
@@ -113,34 +133,47 @@ class EmbeddingStore(dg.ConfigurableResource):
         path = self._outcomes_path(window)
         if not self._root().exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise 'embeddings' first")
-        return self._outcomes_at(path)
+        counts, quarantined = Counter[str](), dict[str, Outcome]()
+        for row in self._outcome_rows(path):
+            counts[row.outcome] += 1
+            if row.outcome == "quarantined":
+                quarantined[row.text_hash] = row
+        about = json.loads(self._about(path))
+        return Outcomes(Space(**about["space"]), about["chunking_id"], counts, quarantined)
 
     def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
-        """Return what the last run kept for ``window`` in ``space``, by hash; empty at first."""
-        try:
-            kept = self.outcomes(window)
-        except RecordMissing:
+        """Return the texts that the last run cut or quarantined in ``space``, by hash."""
+        path = self._outcomes_path(window)
+        if not self._root().exists(path) or json.loads(self._about(path))["space"]["id"] != space:
             return {}
-        return {row.text_hash: row for row in kept.rows} if kept.space.id == space else {}
+        return {
+            row.text_hash: row
+            for row in self._outcome_rows(path)
+            if row.outcome in ("truncated", "quarantined")
+        }
 
     def quarantined_in(self, names: Collection[str]) -> dict[str, list[str]]:
         """Return in which windows, by name, each of the quarantined texts ``names`` occurs."""
         found: dict[str, list[str]] = {}
-        for path, kept in self._all_outcomes():
-            for name in kept.quarantined.keys() & set(names):
-                window = path.rpartition("/")[2].removesuffix(".parquet")
-                found.setdefault(name, []).append(window)
+        for path in self._all_outcomes():
+            window = path.rpartition("/")[2].removesuffix(".parquet")
+            for row in self._outcome_rows(path):
+                if row.outcome == "quarantined" and row.text_hash in names:
+                    found.setdefault(row.text_hash, []).append(window)
         return found
 
     def change_quarantined(
         self, names: Collection[str], change: Callable[[Outcome], Outcome]
     ) -> None:
         """Change the outcomes of the quarantined texts ``names``, wherever they occur."""
-        for path, kept in self._all_outcomes():
-            concerned = kept.quarantined.keys() & set(names)
-            if concerned:
-                rows = (change(row) if row.text_hash in concerned else row for row in kept.rows)
-                self._keep_outcomes(path, replace(kept, rows=tuple(rows)))
+
+        def is_meant(row: Outcome) -> bool:
+            return row.outcome == "quarantined" and row.text_hash in names
+
+        for path in self._all_outcomes():
+            if any(map(is_meant, self._outcome_rows(path))):
+                rows = (change(row) if is_meant(row) else row for row in self._outcome_rows(path))
+                self._write_outcomes(path, self._about(path), rows)
 
     def canary(self, space: str) -> NDArray[np.float32] | None:
         """Return the canary's vector, float32 ``(dimensions,)``, as ``space`` was first used."""
@@ -148,7 +181,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         if not root.exists(path):
             return None
         with root.read(path) as file:
-            vector: NDArray[np.float32] = _matrix(pq.read_table(file).column("vector"))[0]
+            vector: NDArray[np.float32] = _matrix(pq.read_table(file).column("vector").chunk(0))[0]
         return vector
 
     def keep_canary(self, space: str, vector: NDArray[np.float32]) -> None:
@@ -162,22 +195,24 @@ class EmbeddingStore(dg.ConfigurableResource):
     def _folder(self, space: str, year: int) -> str:
         return f"embeddings/{self.corpus}/{space}/{year}"
 
-    def _all_outcomes(self) -> Iterator[tuple[str, Outcomes]]:
-        for path in self._root().list(f"embeddings/{self.corpus}/outcomes", ".parquet"):
-            yield path, self._outcomes_at(path)
+    def _all_outcomes(self) -> list[str]:
+        return self._root().list(f"embeddings/{self.corpus}/outcomes", ".parquet")
 
-    def _keep_outcomes(self, path: str, outcomes: Outcomes) -> None:
-        about = {"space": asdict(outcomes.space), "chunking_id": outcomes.chunking_id}
-        table = pa.Table.from_pylist([asdict(row) for row in outcomes.rows], schema=OUTCOMES)
-        with self._root().write(path) as file:
-            pq.write_table(table.replace_schema_metadata({"rba": json.dumps(about)}), file)
+    def _write_outcomes(self, path: str, about: str, rows: Iterable[Outcome]) -> None:
+        schema = OUTCOMES.with_metadata({"rba": about})
+        with self._root().write(path) as file, pq.ParquetWriter(file, schema) as writer:
+            for group in batched(rows, OUTCOMES_PER_GROUP):
+                writer.write_table(pa.Table.from_pylist([asdict(row) for row in group], schema))
 
-    def _outcomes_at(self, path: str) -> Outcomes:
+    def _about(self, path: str) -> str:
         with self._root().read(path) as file:
-            table = pq.read_table(file)
-        about = json.loads(table.schema.metadata[b"rba"])
-        rows = tuple(Outcome(**row) for row in table.to_pylist())
-        return Outcomes(Space(**about["space"]), about["chunking_id"], rows)
+            return str(pq.read_schema(file).metadata[b"rba"].decode())
+
+    def _outcome_rows(self, path: str) -> Iterator[Outcome]:
+        with self._root().read(path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(OUTCOMES_PER_GROUP):
+                for row in batch.to_pylist():
+                    yield Outcome(**row)
 
     def _canary_path(self, space: str) -> str:
         return f"embeddings/{self.corpus}/{space}/canary.parquet"
@@ -192,33 +227,28 @@ class EmbeddingStore(dg.ConfigurableResource):
     def _paths(self, space: str, year: int) -> list[str]:
         return self._root().list(self._folder(space, year), ".parquet")
 
-    def _read(
-        self, space: str, year: int, left: set[str], columns: list[str]
-    ) -> Iterator[tuple[list[str], pa.Table]]:
-        """Yield the rows of ``left``, each once; ``left`` shrinks by what was yielded."""
+    def _blocks(
+        self, space: str, year: int, columns: list[str]
+    ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+        """Yield all rows that are kept, in blocks, and their hashes; some may come twice."""
+        read = set[str]()
         for _ in range(LISTINGS):
             try:
                 for path in self._paths(space, year):
-                    if not left:
-                        return
-                    yield from self._read_part(path, left, columns)
+                    if path not in read:
+                        yield from self._read_part(path, columns)
+                        read.add(path)
                 return
             except FileNotFoundError:
                 continue
         raise RuntimeError(f"parts of {self._folder(space, year)} vanish while they are read")
 
     def _read_part(
-        self, path: str, left: set[str], columns: list[str]
-    ) -> Iterator[tuple[list[str], pa.Table]]:
+        self, path: str, columns: list[str]
+    ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
         with self._root().read(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=columns):
-                rows = {}
-                for row, name in enumerate(batch.column("text_hash").to_pylist()):
-                    if name in left:
-                        left.remove(name)
-                        rows[name] = row
-                if rows:
-                    yield list(rows), pa.Table.from_batches([batch]).take(list(rows.values()))
+                yield batch.column("text_hash").to_pylist(), batch
 
 
 def _table(hashes: Iterable[str], vectors: NDArray[np.float32]) -> pa.Table:
@@ -227,9 +257,21 @@ def _table(hashes: Iterable[str], vectors: NDArray[np.float32]) -> pa.Table:
     return pa.table({"text_hash": pa.array(list(hashes), pa.string()), "vector": column})
 
 
-def _matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
+    flat = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(flat, dtype=np.float32).reshape(len(column), -1)
+
+
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join small tables, so that a file of many parts has few groups of rows."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= ROWS_PER_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _tables(root: StoreRoot, paths: Iterable[str]) -> Iterator[pa.Table]:

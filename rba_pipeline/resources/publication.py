@@ -14,6 +14,7 @@ from rba_pipeline.resources.staging import Content
 
 # More rows that Postgres refuses, or more than half of a window, are not left out one by one.
 MOST_REFUSED = 16
+_HASHES_AT_ONCE = 10_000
 
 # One row of the serving copy, as the UI shows it.
 VECTORS = pa.schema(
@@ -148,11 +149,14 @@ class Publication:
         self._connection.execute(staging.TABLES)
         staging.copy_documents(self._connection, self._content.documents(), self._corpus)
         staging.copy_chunks(self._connection, self._content.chunks())
-        missing = self._connection.execute(
-            f"SELECT DISTINCT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
-        )
-        wanted = {row[0] for row in missing}
-        staging.copy_vectors(self._connection, self._content.vectors(wanted))
+        # Read at the server's side: a window's hashes need not fit into memory here.
+        with self._connection.cursor("missing") as missing:
+            missing.itersize = _HASHES_AT_ONCE
+            missing.execute(
+                f"SELECT DISTINCT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
+            )
+            vectors = self._content.vectors(row[0] for row in missing)
+        staging.copy_vectors(self._connection, vectors)
         self._connection.execute("ANALYZE staged_chunks; ANALYZE staged_vectors")
         row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
         self._staged = int(row[0]) if row else 0

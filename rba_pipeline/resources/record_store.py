@@ -18,7 +18,9 @@ from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.catalogue import Entry
 from rba_pipeline.resources.store_root import StoreRoot
 
-ROWS_PER_GROUP = 256
+# Documents are long; every group of rows costs some memory of whoever reads the file.
+DOCUMENTS_PER_GROUP, CHUNKS_PER_GROUP = 256, 1024
+ROWS_AT_ONCE = 256
 
 
 def described(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -104,7 +106,8 @@ class RecordStore(dg.ConfigurableResource):
         """
         digest = _digest(entries)
         path = self.documents_path(window)
-        return self._write(path, DOCUMENTS, map(self._row, documents), digest=digest)
+        rows = map(self._row, documents)
+        return self._write(path, DOCUMENTS, rows, DOCUMENTS_PER_GROUP, digest=digest)
 
     def _row(self, document: Document) -> dict[str, object]:
         if document.corpus != self.corpus:
@@ -140,7 +143,8 @@ class RecordStore(dg.ConfigurableResource):
             for document in self.documents(window)
             for chunk in cut(document)
         )
-        return self._write(self.chunks_path(window, chunking_id), CHUNKS, rows, digest=digest)
+        path = self.chunks_path(window, chunking_id)
+        return self._write(path, CHUNKS, rows, CHUNKS_PER_GROUP, digest=digest)
 
     def chunk_batches(self, window: Window, chunking_id: str) -> Iterator[pa.RecordBatch]:
         """Yield the chunks of ``window``, in document order, a few hundred rows at a time.
@@ -158,23 +162,18 @@ class RecordStore(dg.ConfigurableResource):
             )
         yield from self._batches(path, "chunks")
 
-    def text_hashes(self, window: Window, chunking_id: str) -> dict[str, int]:
-        """Return the distinct text hashes of ``window`` in document order, each with its tokens."""
+    def text_hashes(self, window: Window, chunking_id: str) -> Iterator[tuple[str, int]]:
+        """Yield hash and tokens of every chunk's text of ``window``, in document order."""
         path = self.chunks_path(window, chunking_id)
-        hashes: dict[str, int] = {}
         for batch in self._batches(path, "chunks", columns=["text_hash", "tokens"]):
-            hashes.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-        return hashes
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
-    def texts(self, window: Window, chunking_id: str, wanted: set[str]) -> Iterator[Text]:
-        """Yield each text of ``window`` whose hash is ``wanted``, once, in document order."""
-        left = set(wanted)
+    def texts(self, window: Window, chunking_id: str) -> Iterator[Text]:
+        """Yield the text of every chunk of ``window``, in document order."""
         path = self.chunks_path(window, chunking_id)
         for batch in self._batches(path, "chunks", columns=["text_hash", "text", "tokens"]):
             for row in batch.to_pylist():
-                if row["text_hash"] in left:
-                    left.remove(row["text_hash"])
-                    yield Text(**row)
+                yield Text(**row)
 
     def tokenizer(self, sha256: str, fetch: Callable[[], bytes]) -> str:
         """Return the tokenizer file with this hash; ``fetch`` is called only when it is not kept
@@ -208,7 +207,13 @@ class RecordStore(dg.ConfigurableResource):
         return dict(json.loads(found[b"rba"]))
 
     def _write(
-        self, path: str, schema: pa.Schema, rows: Iterable[dict[str, object]], *, digest: str
+        self,
+        path: str,
+        schema: pa.Schema,
+        rows: Iterable[dict[str, object]],
+        rows_per_group: int,
+        *,
+        digest: str,
     ) -> Written:
         root = self._root()
         if root.exists(path):
@@ -216,8 +221,10 @@ class RecordStore(dg.ConfigurableResource):
             if kept["digest"] == digest:
                 return Written(int(kept["rows"]), int(kept["tokens"]), digest, reused=True)
         count = tokens = 0
-        with root.write(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for group in batched(rows, ROWS_PER_GROUP):
+        # Nothing is looked up by least and greatest values, and those of texts are long.
+        manner = {"compression": "zstd", "write_statistics": False}
+        with root.write(path) as file, pq.ParquetWriter(file, schema, **manner) as writer:
+            for group in batched(rows, rows_per_group):
                 writer.write_table(pa.Table.from_pylist(group, schema=schema))
                 count += len(group)
                 tokens += sum(cast(int, row.get("tokens", 0)) for row in group)
@@ -232,7 +239,7 @@ class RecordStore(dg.ConfigurableResource):
         if not root.exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
         with root.read(path) as file:
-            yield from pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=columns)
+            yield from pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE, columns=columns)
 
 
 def _digest(entries: Iterable[Entry]) -> str:

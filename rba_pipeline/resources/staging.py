@@ -13,7 +13,7 @@ from rba_pipeline.core.documents import Document
 from rba_pipeline.core.errors import BadSetting
 
 VectorBlocks = Iterable[tuple[list[str], NDArray[np.float32]]]
-VectorSource = Callable[[set[str]], VectorBlocks]
+VectorSource = Callable[[Iterable[str]], VectorBlocks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Content:
     Attributes:
         documents: All documents of the window.
         chunks: All chunks of the window, as ``RecordStore.chunk_batches`` yields them.
-        vectors: Called with the hashes that the database lacks; yields hashes and float32
-            ``(n, dimensions)``.
+        vectors: Called with the hashes that the database lacks, which it reads before it returns;
+            yields hashes and float32 ``(n, dimensions)``.
         quarantined: Hashes of texts that have no vector, with an entry in the outcomes.
         elsewhere: Ids of documents that other windows hold now. One that is still stored in this
             window stays until the other one is published: it moved, it is not gone.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engine, gpu, memory, operations, pace, service, start
+from benchmarks import engine, gpu, memory, operations, pace, scale, service, start
 from benchmarks.start import imports_s
 from rba_pipeline.definitions import SAMPLE_CORPUS
 
@@ -54,6 +54,20 @@ def test_fixed_settings_and_the_pace_that_is_found_send_every_passage(cache: Pat
     assert all(len(found) == 1 and found[0] > 0 for found in rates.values())
 
 
+@pytest.mark.postgres
+def test_partitions_of_several_sizes_are_stored_whole_and_measured(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+
+    scale.main(["--sizes=300,150", f"--folder={tmp_path}", f"--out={out}"])
+
+    sizes = json.loads(out.read_text())["sizes"]
+    assert {size: len(runs) for size, runs in sizes.items()} == {"150": 2, "300": 1}
+    for run in sizes["300"]:
+        assert min(run["cpu_s"], run["database_cpu_s"], run["seconds"]) > 0
+        assert run["peak_rss"] > 50 * 2**20
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
 @pytest.mark.model
 def test_a_pass_is_profiled_by_kind_of_operation(
     cache: Path, capsys: pytest.CaptureFixture[str]
@@ -68,7 +82,7 @@ def test_a_pass_is_profiled_by_kind_of_operation(
     assert float(slowest[3].replace(",", "")) > 0
 
 
-@pytest.mark.parametrize("module", [service, engine, operations, memory, start, gpu, pace])
+@pytest.mark.parametrize("module", [service, engine, operations, memory, start, gpu, pace, scale])
 def test_every_benchmark_says_what_it_does(
     module: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

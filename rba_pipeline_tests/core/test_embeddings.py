@@ -16,7 +16,7 @@ from rba_pipeline.core.embeddings import (
     by_similar_length,
     check_canary,
     decode_vectors,
-    outcomes_of,
+    outcome_of,
 )
 from rba_pipeline.core.errors import ContractBroken, VectorsDrifted
 
@@ -87,52 +87,48 @@ def test_sorting_by_length_loses_no_text(lengths: list[int], look_ahead: int) ->
         assert [text.tokens for text in block] == sorted((t.tokens for t in block), reverse=True)
 
 
-NOTHING = {
-    "embedded": frozenset(),
-    "truncated": frozenset(),
-    "reused": frozenset(),
-    "rejections": (),
-    "earlier": {},
-}
-
-
 def quarantined(name: str, reason: str, attempts: int, *, is_forgotten: bool = False) -> Outcome:
     return Outcome(name, "quarantined", reason, attempts, 5, is_forgotten)
 
 
-def test_a_text_without_an_outcome_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="text b has no outcome"):
-        outcomes_of({"a": 1, "b": 1}, **{**NOTHING, "embedded": {"a"}})
+@pytest.mark.parametrize("state", [None, "taken", "held"])
+@pytest.mark.parametrize("before", [None, Outcome("a", "embedded", None, 0, 5)])
+def test_a_text_without_an_outcome_is_an_error(state: str | None, before: Outcome | None) -> None:
+    with pytest.raises(RuntimeError, match="text a has no outcome"):
+        outcome_of("a", 5, state, rejection=None, before=before)
 
 
-def test_every_text_has_one_outcome_and_attempts_add_up() -> None:
-    outcomes = outcomes_of(
-        {"a": 3, "b": 4, "c": 5, "d": 5, "e": 6},
-        embedded={"b", "e"},
-        truncated={"e"},
-        reused={"a"},
-        rejections=[Rejection("c", "model_failed", attempts=3)],
-        earlier={
-            "c": quarantined("c", "model_failed", 3), "d": quarantined("d", "text_empty", 1)
-        },
-    )  # fmt: skip
-
-    assert [(row.text_hash, row.outcome, row.reason, row.attempts) for row in outcomes] == [
-        ("a", "reused", None, 0),
-        ("b", "embedded", None, 0),
-        ("c", "quarantined", "model_failed", 6),
-        ("d", "quarantined", "text_empty", 1),
-        ("e", "truncated", None, 0),
-    ]
+REJECTED = Rejection("a", "model_failed", attempts=3)
+CUT = Outcome("a", "truncated", None, 0, 5)
+FAILED = quarantined("a", "model_failed", 3)
 
 
-def test_a_truncated_text_stays_known_as_such_when_it_is_reused() -> None:
-    (outcome,) = outcomes_of(
-        {"a": 9},
-        **{**NOTHING, "reused": {"a"}, "earlier": {"a": Outcome("a", "truncated", None, 0, 9)}},
-    )
+@pytest.mark.parametrize(
+    ("state", "rejection", "before", "expected"),
+    [
+        pytest.param("embedded", None, None, ("embedded", None, 0), id="embedded"),
+        pytest.param("embedded", None, FAILED, ("embedded", None, 0), id="embedded-at-last"),
+        pytest.param("embedded", None, CUT, ("embedded", None, 0), id="whole-now"),
+        pytest.param("truncated", None, None, ("truncated", None, 0), id="cut"),
+        pytest.param("reused", None, None, ("reused", None, 0), id="reused"),
+        pytest.param("reused", None, CUT, ("truncated", None, 0), id="still-known-as-cut"),
+        pytest.param("taken", REJECTED, None, ("quarantined", "model_failed", 3), id="rejected"),
+        pytest.param(
+            "taken", REJECTED, FAILED, ("quarantined", "model_failed", 6), id="attempts-add-up"
+        ),
+        pytest.param("held", None, FAILED, ("quarantined", "model_failed", 3), id="held"),
+    ],
+)
+def test_every_text_has_one_outcome(
+    state: str,
+    rejection: Rejection | None,
+    before: Outcome | None,
+    expected: tuple[str, str | None, int],
+) -> None:
+    row = outcome_of("a", 5, state, rejection=rejection, before=before)
 
-    assert outcome.outcome == "truncated"
+    assert (row.outcome, row.reason, row.attempts) == expected
+    assert (row.text_hash, row.tokens) == ("a", 5)
 
 
 @pytest.mark.parametrize(

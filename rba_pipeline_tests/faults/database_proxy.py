@@ -20,6 +20,8 @@ class Fate(Enum):
     PASSES = "it is answered"
     UNANSWERED = "the server gets it, and its answer is lost"
     LOST = "the server never gets it"
+    CUT = "the server never gets it, and the line breaks"
+    ANSWER_CUT = "the server gets it, and the line breaks before its answer"
 
 
 # Gets a message's type (b"Q" query, b"P" parse, b"d" copy data, b"c" copy done, …) and its content.
@@ -31,7 +33,7 @@ class DatabaseProxy:
 
     Attributes:
         watch: Called in a thread of the connection, for every message of the client after login.
-        answer_lost: Set when the first answer was kept from a client.
+        answer_lost: Set when a client was left without an answer.
     """
 
     def __init__(self, url: str) -> None:
@@ -80,21 +82,30 @@ class DatabaseProxy:
                 return
             server = socket.create_connection((self._to.hostname, self._to.port))
             self._sockets += [client, server]
-            muted = threading.Event()
-            self._start(self._to_server, client, server, muted)
-            self._start(self._to_client, client, server, muted)
+            muted, breaking = threading.Event(), threading.Event()
+            self._start(self._to_server, client, server, muted, breaking)
+            self._start(self._to_client, client, server, muted, breaking)
 
     def _to_server(
-        self, client: socket.socket, server: socket.socket, muted: threading.Event
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        muted: threading.Event,
+        breaking: threading.Event,
     ) -> None:
         with contextlib.suppress(OSError, EOFError):
             _log_in(client, server)
             lost = False
             for kind, content in _messages(client):
                 fate = self.watch(kind, content)
-                lost = lost or fate is Fate.LOST
+                lost = lost or fate in (Fate.LOST, Fate.CUT)
+                if fate is Fate.ANSWER_CUT:
+                    breaking.set()
                 if fate is not Fate.PASSES:
                     muted.set()
+                if fate is Fate.CUT:
+                    self.answer_lost.set()
+                    client.shutdown(socket.SHUT_RDWR)
                 if not lost:
                     server.sendall(kind + struct.pack("!i", len(content) + 4) + content)
         # The server ends the session of a client that is gone.
@@ -102,14 +113,20 @@ class DatabaseProxy:
             server.shutdown(socket.SHUT_WR)
 
     def _to_client(
-        self, client: socket.socket, server: socket.socket, muted: threading.Event
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        muted: threading.Event,
+        breaking: threading.Event,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
-                if muted.is_set():
-                    self.answer_lost.set()
-                else:
+                if not muted.is_set():
                     client.sendall(data)
+                    continue
+                self.answer_lost.set()
+                if breaking.is_set():
+                    client.shutdown(socket.SHUT_RDWR)
             client.shutdown(socket.SHUT_WR)
 
 

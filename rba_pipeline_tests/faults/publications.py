@@ -12,7 +12,7 @@ from pgvector.psycopg import register_vector
 from rba_pipeline.core.documents import Document
 from rba_pipeline.resources.staging import Content
 from rba_pipeline_tests.oracle_service import oracle_vector
-from rba_pipeline_tests.resources.publishing import Texts, vectors_from
+from rba_pipeline_tests.resources.publishing import Texts, reading_first, vectors_from
 from rba_pipeline_tests.resources.sample_records import chunk_batches, sha256
 
 Blocks = Iterator[tuple[list[str], NDArray[np.float32]]]
@@ -38,7 +38,7 @@ class Striking:
 
     def content(self) -> Content:
         """Return the content for a publication."""
-        return Content(self._documents, self._chunks, self._vectors)
+        return Content(self._documents, self._chunks, reading_first(self._vectors))
 
     def _documents(self) -> Iterator[Document]:
         self.attempts += 1
@@ -115,7 +115,9 @@ def refuse_texts(url: str, texts: Sequence[str], state: str = "P0001") -> None:
 
 def content_of(texts: Texts) -> Content:
     """Return the content of a window in which there are these texts."""
-    return Content(lambda: list(texts), lambda: chunk_batches(texts), vectors_from(texts))
+    return Content(
+        lambda: list(texts), lambda: chunk_batches(texts), reading_first(vectors_from(texts))
+    )
 
 
 def value(url: str, statement: str, *parameters: object) -> object:

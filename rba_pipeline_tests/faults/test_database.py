@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from urllib.parse import urlsplit
 
 import psycopg
@@ -29,7 +30,7 @@ from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.faults.cluster import Cluster
-from rba_pipeline_tests.faults.commit_proxy import CommitProxy
+from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
 from rba_pipeline_tests.faults.publications import (
     Blocks,
     Striking,
@@ -199,21 +200,22 @@ class TestKills:
         assert rows(database_url) == []
 
     @pytest.mark.parametrize(
-        ("deliver", "inserted"),
+        ("fate", "inserted"),
         [
-            pytest.param(True, 0, id="reply-lost-after-the-commit"),
-            pytest.param(False, 3, id="lost-before-the-commit"),
+            pytest.param(Fate.ANSWER_CUT, 0, id="reply-lost-after-the-commit"),
+            pytest.param(Fate.CUT, 3, id="lost-before-the-commit"),
         ],
     )
     def test_d3_a_commit_in_doubt_is_begun_again_and_doubles_nothing(
-        self, store: VectorStore, database_url: str, deliver: bool, inserted: int
+        self, store: VectorStore, database_url: str, fate: Fate, inserted: int
     ) -> None:
-        with CommitProxy(port_of(database_url), deliver=deliver) as proxy:
-            striking = Striking(TEXTS, "amid vectors", proxy.arm)
-            with store_of(through(proxy, database_url)).open() as behind:
+        with DatabaseProxy(database_url) as proxy:
+            strike = partial(strike_the_next_commit, proxy, fate)
+            striking = Striking(TEXTS, "amid vectors", strike)
+            with store_of(proxy.url).open() as behind:
                 published = behind.publish(SPACE, YEAR, striking.content())
 
-        assert proxy.struck.is_set()
+        assert proxy.answer_lost.is_set()
         assert striking.attempts == 2
         assert (published.inserted, published.rows) == (inserted, 3)
         assert_published_once(database_url, TEXTS)
@@ -223,14 +225,14 @@ class TestKills:
     ) -> None:
         entry = QuarantineEntry("text", "x", YEAR.start, YEAR.end, "text_invalid", "refused", 1)
         with (
-            CommitProxy(port_of(database_url), deliver=True) as proxy,
-            store_of(through(proxy, database_url)).open() as behind,
+            DatabaseProxy(database_url) as proxy,
+            store_of(proxy.url).open() as behind,
         ):
             behind.count()
-            proxy.arm()
+            strike_the_next_commit(proxy, Fate.ANSWER_CUT)
             behind.replace_quarantine("text", YEAR, [entry])
 
-        assert proxy.struck.is_set()
+        assert proxy.answer_lost.is_set()
         assert store.quarantine() == [entry]
 
 
@@ -475,12 +477,13 @@ def raising(state: str) -> str:
     return f"RAISE EXCEPTION 'on purpose' USING ERRCODE = '{state}'"
 
 
-def through(proxy: CommitProxy, url: str) -> str:
-    """Return ``url`` with the proxy's port in place of the server's."""
-    return url.replace(f":{port_of(url)}/", f":{proxy.port}/")
+def strike_the_next_commit(proxy: DatabaseProxy, fate: Fate) -> None:
+    """Let the next COMMIT through ``proxy`` meet ``fate``; all else passes."""
 
+    def watch(kind: bytes, content: bytes) -> Fate:
+        if b"COMMIT\x00" not in content:
+            return Fate.PASSES
+        proxy.watch = lambda kind, content: Fate.PASSES
+        return fate
 
-def port_of(url: str) -> int:
-    port = urlsplit(url).port
-    assert port is not None
-    return port
+    proxy.watch = watch

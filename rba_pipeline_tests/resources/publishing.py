@@ -1,7 +1,7 @@
 """A store with invented documents published in it, as the asset ``vectors`` would."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from rba_pipeline.core.documents import Document
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.publication import Published
-from rba_pipeline.resources.staging import Content, VectorSource
+from rba_pipeline.resources.staging import Content, VectorBlocks, VectorSource
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.resources.sample_records import (
     CORPUS,
@@ -24,6 +24,8 @@ from rba_pipeline_tests.resources.sample_records import (
 )
 
 Texts = Mapping[Document, Sequence[str]]
+# As a VectorSource, of all hashes at once.
+OfAll = Callable[[set[str]], VectorBlocks]
 DEADLINE_S = 30
 NEW_SPACE = Space("b" * 32, "newer", SPACE.dimensions, {"model": "newer"})
 
@@ -33,7 +35,7 @@ def store_of(database_url: str, corpus: str = CORPUS, **settings: int) -> Vector
     return VectorStore(database_url=database_url, corpus=corpus, **settings)
 
 
-def vectors_from(texts: Texts) -> VectorSource:
+def vectors_from(texts: Texts) -> OfAll:
     """Return a source of the oracle's vectors, one block per text."""
     known = {sha256(text): text for its_texts in texts.values() for text in its_texts}
 
@@ -44,20 +46,25 @@ def vectors_from(texts: Texts) -> VectorSource:
     return source
 
 
+def reading_first(source: OfAll) -> VectorSource:
+    """Return a source that has read all that is wanted when it returns, as it promises."""
+    return lambda wanted: source(set(wanted))
+
+
 def publish(
     store: VectorStore,
     texts: Texts,
     *,
     space: Space = SPACE,
     window: Window = YEAR,
-    vectors: VectorSource | None = None,
+    vectors: OfAll | None = None,
     quarantined: Iterable[str] = (),
 ) -> Published:
     """Publish ``texts`` as all that there is in ``window``."""
     content = Content(
         documents=lambda: [replace(of, corpus=store.corpus) for of in texts],
         chunks=lambda: chunk_batches(texts, store.corpus),
-        vectors=vectors or vectors_from(texts),
+        vectors=reading_first(vectors or vectors_from(texts)),
         quarantined=tuple(quarantined),
     )
     return store.publish(space, window, content)

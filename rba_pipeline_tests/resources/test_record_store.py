@@ -16,7 +16,8 @@ from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.record_store import (
     CHUNKS,
     DOCUMENTS,
-    ROWS_PER_GROUP,
+    DOCUMENTS_PER_GROUP,
+    ROWS_AT_ONCE,
     RecordStore,
     Written,
 )
@@ -52,6 +53,10 @@ def write(store: RecordStore, documents: list[Document], window: Window = YEAR) 
 
 def cut(of: Document) -> Iterable[Chunk]:
     return chunks(of, TEXTS.get(of.document_id, []))
+
+
+def hashes(records: RecordStore, window: Window, chunking_id: str = CHUNKING) -> list[str]:
+    return [name for name, _ in records.text_hashes(window, chunking_id)]
 
 
 def nothing_is_read() -> Iterator[Document]:
@@ -135,9 +140,9 @@ def test_another_chunking_and_another_window_are_kept_apart(records: RecordStore
     records.write_chunks(june, CHUNKING, cut)
     records.write_chunks(YEAR, "other", lambda of: chunks(of, ["whole"]))
 
-    assert len(records.text_hashes(YEAR, CHUNKING)) == 3
-    assert len(records.text_hashes(june, CHUNKING)) == 2
-    assert list(records.text_hashes(YEAR, "other")) == [sha256("whole")]
+    assert hashes(records, YEAR) == list(map(sha256, "babca"))
+    assert hashes(records, june) == list(map(sha256, "bab"))
+    assert hashes(records, YEAR, "other") == [sha256("whole")] * 2
 
 
 def test_what_is_missing_upstream_is_named(tmp_path: Path) -> None:
@@ -152,22 +157,17 @@ def test_what_is_missing_upstream_is_named(tmp_path: Path) -> None:
             list(read(YEAR, CHUNKING))
 
 
-def test_text_hashes_are_distinct_in_document_order_with_their_tokens(records: RecordStore) -> None:
+def test_hashes_and_texts_come_in_document_order_with_their_tokens(records: RecordStore) -> None:
     records.write_chunks(YEAR, CHUNKING, cut)
 
-    hashes = records.text_hashes(YEAR, CHUNKING)
+    texts = list(records.texts(YEAR, CHUNKING))
 
-    assert list(hashes.items()) == [(sha256("b"), 3), (sha256("a"), 3), (sha256("c"), 3)]
-
-
-def test_each_wanted_text_is_yielded_once_in_document_order(records: RecordStore) -> None:
-    records.write_chunks(YEAR, CHUNKING, cut)
-
-    texts = list(records.texts(YEAR, CHUNKING, {sha256("b"), sha256("c"), sha256("unknown")}))
-
-    assert [(text.text, text.text_hash) for text in texts] == [
-        ("b", sha256("b")),
-        ("c", sha256("c")),
+    assert [text.text for text in texts] == list("babca")
+    assert [(text.text_hash, text.tokens) for text in texts] == [
+        (sha256(text), 3) for text in "babca"
+    ]
+    assert list(records.text_hashes(YEAR, CHUNKING)) == [
+        (text.text_hash, text.tokens) for text in texts
     ]
 
 
@@ -179,7 +179,7 @@ def test_a_partition_without_documents_has_no_chunks(tmp_path: Path) -> None:
     assert written.rows == 0
     assert store.write_chunks(YEAR, CHUNKING, cut).rows == 0
     assert list(store.chunk_batches(YEAR, CHUNKING)) == []
-    assert store.text_hashes(YEAR, CHUNKING) == {}
+    assert hashes(store, YEAR) == []
 
 
 def test_rows_stream_through_in_bounded_groups(tmp_path: Path) -> None:
@@ -200,8 +200,8 @@ def test_rows_stream_through_in_bounded_groups(tmp_path: Path) -> None:
     file = pq.ParquetFile(tmp_path / store.documents_path(YEAR))
     groups = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
     assert len(read) == sum(sizes) == sum(groups) == 1000
-    assert max(sizes) <= ROWS_PER_GROUP
-    assert max(groups) <= ROWS_PER_GROUP
+    assert max(sizes) <= ROWS_AT_ONCE
+    assert max(groups) <= DOCUMENTS_PER_GROUP
 
 
 def test_a_cut_that_fails_leaves_the_chunks_as_they_were(records: RecordStore) -> None:
@@ -214,7 +214,7 @@ def test_a_cut_that_fails_leaves_the_chunks_as_they_were(records: RecordStore) -
     with pytest.raises(ZeroDivisionError):
         records.write_chunks(YEAR, CHUNKING, fail)
 
-    assert len(records.text_hashes(YEAR, CHUNKING)) == 3
+    assert len(hashes(records, YEAR)) == 5
 
 
 def test_a_tokenizer_is_fetched_once_and_kept_by_its_hash(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""What a run knows of each distinct text: a table on disk, so that memory stays bounded."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from rba_pipeline.core.embeddings import Text, batched
+
+# All that it takes in memory; what does not fit lies in a temporary file.
+_CACHE_KIB = 16 * 1024
+_TEXTS_AT_ONCE = 512
+
+
+class TextLedger:
+    """Distinct texts by hash, each with its length in tokens, and a state once it has one.
+
+    It lies in a private temporary database that ends with the block, or with the process. For one
+    thread.
+    """
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect("", isolation_level=None)
+        self._table.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._table.execute("PRAGMA journal_mode = OFF")
+        self._table.execute(
+            "CREATE TABLE texts (hash BLOB PRIMARY KEY, tokens INTEGER, state TEXT) WITHOUT ROWID"
+        )
+        self._table.execute("BEGIN")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._table.close()
+
+    def add(self, texts: Iterable[tuple[str, int]]) -> None:
+        """Enter texts without a state: hash in hex, and tokens. Those known already stay as they
+        are.
+        """
+        self._table.executemany(
+            "INSERT OR IGNORE INTO texts VALUES (?, ?, NULL)",
+            ((bytes.fromhex(name), tokens) for name, tokens in texts),
+        )
+
+    def settle(self, hashes: Iterable[str], state: str) -> None:
+        """Give ``state`` to those of ``hashes`` that were entered."""
+        self._table.executemany(
+            "UPDATE texts SET state = ? WHERE hash = ?",
+            ((state, bytes.fromhex(name)) for name in hashes),
+        )
+
+    def take(self, hashes: Iterable[str], state: str = "taken") -> set[str]:
+        """Return those of ``hashes`` without a state, and give them one: each is returned once."""
+        found = set[str]()
+        for some in batched(map(bytes.fromhex, hashes), _TEXTS_AT_ONCE):
+            places = ", ".join("?" * len(some))
+            rows = self._table.execute(
+                f"SELECT hash FROM texts WHERE state IS NULL AND hash IN ({places})", some
+            )
+            found.update(row[0].hex() for row in rows)
+        self.settle(found, state)
+        return found
+
+    def take_texts(self, texts: Iterable[Text]) -> Iterator[Text]:
+        """Yield those of ``texts`` without a state, in their order, each once."""
+        for some in batched(texts, _TEXTS_AT_ONCE):
+            left = self.take(text.text_hash for text in some)
+            for text in some:
+                if text.text_hash in left:
+                    left.remove(text.text_hash)
+                    yield text
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return how many texts there are, their tokens, and how many texts have no state."""
+        row = self._table.execute(
+            "SELECT count(*), coalesce(sum(tokens), 0), count(*) - count(state) FROM texts"
+        ).fetchone()
+        return int(row[0]), int(row[1]), int(row[2])
+
+    def rows(self) -> Iterator[tuple[str, int, str | None]]:
+        """Yield hash, tokens and state of every text, in the order of the hashes."""
+        for name, tokens, state in self._table.execute("SELECT * FROM texts"):
+            yield name.hex(), tokens, state

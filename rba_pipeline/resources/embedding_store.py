@@ -5,6 +5,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -16,11 +17,16 @@ from pydantic import PrivateAttr
 from rba_pipeline.core.embeddings import Outcome, Part, Space, batched
 from rba_pipeline.core.errors import RecordMissing
 from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.parquet_stream import stream
 from rba_pipeline.resources.store_root import StoreRoot
 from rba_pipeline.resources.text_ledger import TextLedger
 
 ROWS_PER_GROUP = 1024
 OUTCOMES_PER_GROUP = 8192
+# Hashes and vectors repeat nothing and compress to nothing.
+_AS_THEY_ARE: dict[str, Any] = {
+    "compression": "none", "use_dictionary": False, "write_statistics": False,
+}  # fmt: skip
 # Another run that merges its parts may remove files between our listing and our reading.
 LISTINGS = 5
 
@@ -70,7 +76,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         """Keep the vectors of ``part``; when this returns they survive any kill."""
         if part.text_hashes:
             with self._root().write(self._new_path(space, year)) as file:
-                pq.write_table(_table(part.text_hashes, part.vectors), file, compression="none")
+                pq.write_table(_table(part.text_hashes, part.vectors), file, **_AS_THEY_ARE)
 
     def kept(self, space: str, year: int) -> Iterator[str]:
         """Yield the hashes that have a vector in ``space``; some may come twice."""
@@ -109,9 +115,12 @@ class EmbeddingStore(dg.ConfigurableResource):
         if len(own) < 2:
             return
         with root.read(own[0]) as file:
-            schema = pq.ParquetFile(file).schema_arrow
+            schema = pq.read_schema(file)
         merged = self._new_path(space, year)
-        with root.write(merged) as target, pq.ParquetWriter(target, schema) as writer:
+        with (
+            root.write(merged) as target,
+            pq.ParquetWriter(target, schema, **_AS_THEY_ARE) as writer,
+        ):
             for group in _grouped(_tables(root, own)):
                 writer.write_table(group)
         for path in own:
@@ -210,7 +219,7 @@ class EmbeddingStore(dg.ConfigurableResource):
 
     def _outcome_rows(self, path: str) -> Iterator[Outcome]:
         with self._root().read(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(OUTCOMES_PER_GROUP):
+            for batch in stream(file, OUTCOMES_PER_GROUP):
                 for row in batch.to_pylist():
                     yield Outcome(**row)
 
@@ -247,7 +256,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         self, path: str, columns: list[str]
     ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
         with self._root().read(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=columns):
+            for batch in stream(file, ROWS_PER_GROUP, columns):
                 yield batch.column("text_hash").to_pylist(), batch
 
 
@@ -277,5 +286,5 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def _tables(root: StoreRoot, paths: Iterable[str]) -> Iterator[pa.Table]:
     for path in paths:
         with root.read(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP):
+            for batch in stream(file, ROWS_PER_GROUP):
                 yield pa.Table.from_batches([batch])

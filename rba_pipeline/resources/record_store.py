@@ -16,6 +16,7 @@ from rba_pipeline.core.embeddings import Text, batched
 from rba_pipeline.core.errors import BadSetting, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.catalogue import Entry
+from rba_pipeline.resources.parquet_stream import stream
 from rba_pipeline.resources.store_root import StoreRoot
 
 # Documents are long; every group of rows costs some memory of whoever reads the file.
@@ -203,7 +204,7 @@ class RecordStore(dg.ConfigurableResource):
         if not root.exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
         with root.read(path) as file:
-            found = pq.ParquetFile(file).metadata.metadata
+            found = pq.read_metadata(file).metadata
         return dict(json.loads(found[b"rba"]))
 
     def _write(
@@ -239,7 +240,7 @@ class RecordStore(dg.ConfigurableResource):
         if not root.exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
         with root.read(path) as file:
-            yield from pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE, columns=columns)
+            yield from stream(file, ROWS_AT_ONCE, columns)
 
 
 def _digest(entries: Iterable[Entry]) -> str:

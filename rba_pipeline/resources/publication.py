@@ -157,7 +157,7 @@ class Publication:
             )
             vectors = self._content.vectors(row[0] for row in missing)
         staging.copy_vectors(self._connection, vectors)
-        self._connection.execute("ANALYZE staged_chunks; ANALYZE staged_vectors")
+        self._connection.execute("ANALYZE staged_vectors")
         row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
         self._staged = int(row[0]) if row else 0
 

@@ -42,11 +42,17 @@ class Content:
 TABLES = """
 CREATE TEMP TABLE staged_documents (LIKE documents) ON COMMIT DROP;
 CREATE TEMP TABLE staged_chunks (
-    place integer GENERATED ALWAYS AS IDENTITY UNIQUE,
-    chunk_id text PRIMARY KEY, document_id text, chunking_id text, ordinal integer, section text,
+    place integer GENERATED ALWAYS AS IDENTITY,
+    chunk_id text NOT NULL, document_id text, chunking_id text, ordinal integer, section text,
     page integer, start integer, text text, text_hash text, tokens integer
 ) ON COMMIT DROP;
 CREATE TEMP TABLE staged_vectors (text_hash text, embedding vector) ON COMMIT DROP;
+"""
+# Built once all rows are there: row by row, in the order of hashes, costs more the more there are.
+_INDEXES = """
+CREATE UNIQUE INDEX ON staged_chunks (chunk_id);
+CREATE UNIQUE INDEX ON staged_chunks (place);
+ANALYZE staged_chunks;
 """
 _DOCUMENT_COLUMNS = (
     "corpus", "document_id", "path", "series", "title", "url", "published_on", "content_hash",
@@ -89,6 +95,7 @@ def copy_chunks(connection: psycopg.Connection, batches: Iterable[pa.RecordBatch
         for batch in batches:
             for row in batch.select(_CHUNK_COLUMNS).to_pylist():
                 copy.write_row(list(row.values()))
+    connection.execute(_INDEXES)
 
 
 def copy_vectors(connection: psycopg.Connection, blocks: VectorBlocks) -> None:

@@ -8,7 +8,7 @@ from typing import Self
 from rba_pipeline.core.embeddings import Text, batched
 
 # All that it takes in memory; what does not fit lies in a temporary file.
-_CACHE_KIB = 16 * 1024
+_CACHE_KIB = 8 * 1024
 _TEXTS_AT_ONCE = 512
 
 
@@ -61,10 +61,11 @@ class TextLedger:
         for some in batched(map(bytes.fromhex, hashes), _TEXTS_AT_ONCE):
             places = ", ".join("?" * len(some))
             rows = self._table.execute(
-                f"SELECT hash FROM texts WHERE state IS NULL AND hash IN ({places})", some
+                "UPDATE texts SET state = ? "
+                f"WHERE state IS NULL AND hash IN ({places}) RETURNING hash",
+                [state, *some],
             )
             found.update(row[0].hex() for row in rows)
-        self.settle(found, state)
         return found
 
     def take_texts(self, texts: Iterable[Text]) -> Iterator[Text]:

@@ -443,23 +443,19 @@ def test_a_connection_that_is_reset_in_the_body_is_retried_and_nothing_partial_i
 
 @pytest.mark.case("C21")
 @pytest.mark.parametrize(
-    "reply",
+    ("reply", "named"),
     [
-        pytest.param(Reply(200, b"<html>all is well</html>"), id="html"),
-        pytest.param(Reply(200, b'{"data": ['), id="cut-off-json", marks=LONG),
-        pytest.param(Reply(200, b"[" * 100_000), id="deep-json", marks=LONG),
-        pytest.param(
-            Reply(200, b'{"data": "' + b"x" * (1 << 22) + b'"}'), id="endless", marks=LONG
-        ),
-        pytest.param(
-            Reply(200, b"\x1f\x8b" + b"0" * 99, {"Content-Encoding": "gzip"}),
-            id="compressed",
-            marks=LONG,
-        ),
+        pytest.param(Reply(200, b"<html>all is well</html>"), "not JSON", id="html"),
+        pytest.param(Reply(200, b'{"data": ['), "not JSON", id="cut-off-json", marks=LONG),
+        pytest.param(Reply(200, b"[" * 60_000), "not JSON", id="deep-json", marks=LONG),
+        pytest.param(Reply(200, b'{"data": "' + b"x" * (1 << 22) + b'"}'),
+                     "has more than", id="endless", marks=LONG),
+        pytest.param(Reply(200, b"\x1f\x8b" + b"0" * 99, {"Content-Encoding": "gzip"}),
+                     "is compressed", id="compressed", marks=LONG),
     ],
-)
+)  # fmt: skip
 def test_a_reply_that_is_none_is_refused(
-    project: Installation, oracle: OracleService, reply: Reply
+    project: Installation, oracle: OracleService, reply: Reply, named: str
 ) -> None:
     oracle.script = lambda number, texts: reply if number == 3 else None
     failed = run(project)
@@ -468,6 +464,7 @@ def test_a_reply_that_is_none_is_refused(
 
     (message,) = failures(failed)
     assert "ContractBroken" in message
+    assert named in message
     assert failures(results) == []
     check_invariants(project, oracle, results, resent=IN_FLIGHT)
 

@@ -1,0 +1,220 @@
+"""What is switched off, where, and which case has to notice."""
+
+from dataclasses import dataclass
+
+FAULTS = "rba_pipeline_tests/faults"
+SERVICE = "rba_pipeline_tests/service"
+
+
+@dataclass(frozen=True, slots=True)
+class Defence:
+    """One defence of the product.
+
+    Attributes:
+        name: What it does, in a few words.
+        case: The fault case that it is for.
+        file: Where it is, relative to the project.
+        old: The text that is it; exactly once in the file.
+        new: What stands in its place when it is switched off.
+        test: Node id of the test that shows the case.
+    """
+
+    name: str
+    case: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+DEFENCES = (
+    Defence(
+        "one thread owns the model",
+        "S1",
+        "embedding_service/engine/owner.py",
+        "        self._thread.start()\n",
+        "        self._thread.start()\n"
+        "        threading.Thread(target=self._own, daemon=True).start()\n",
+        f"{SERVICE}/test_faults_load.py::"
+        "test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one",
+    ),
+    Defence(
+        "counting does not truncate",
+        "S2",
+        "embedding_service/backend/loading.py",
+        ' | {"truncation": None, "padding": None}',
+        ' | {"truncation": {"max_length": 64, "strategy": "LongestFirst", "stride": 0, '
+        '"direction": "Right"}, "padding": None}',
+        f"{SERVICE}/test_faults_load.py::"
+        "test_counts_stay_exact_while_other_texts_are_cut_and_encoded",
+    ),
+    Defence(
+        "keys are compared in constant time",
+        "S15",
+        "embedding_service/api/security.py",
+        "hmac.compare_digest(found, digest)",
+        "found == digest",
+        f"{SERVICE}/test_security.py",
+    ),
+    Defence(
+        "the deadline is that of the whole request",
+        "C4",
+        "rba_pipeline/resources/deadline_http.py",
+        "        self.settimeout(left_s if own_s is None else min(own_s, left_s))\n",
+        "        self.settimeout(own_s)\n",
+        f"{FAULTS}/test_client.py::test_a_reply_that_drips_is_given_up_at_the_total_deadline",
+    ),
+    Defence(
+        "a full service is left alone as long as it says",
+        "C5",
+        "rba_pipeline/resources/embedding_client.py",
+        "ServiceOverloaded(told, _retry_after_s(reply))",
+        "ServiceOverloaded(told, 0.0)",
+        f"{FAULTS}/test_client.py::test_a_full_service_is_left_alone_for_the_time_it_names",
+    ),
+    Defence(
+        "a request that is too large is halved",
+        "C12",
+        "rba_pipeline/core/dispatch.py",
+        "                self._follow(recovery.Recovery(recovery.halves(batch)))\n",
+        '                self._reject(request, 0, "too_large")\n',
+        f"{FAULTS}/test_client.py::"
+        "test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quarantine",
+    ),
+    Defence(
+        "an outage ends the run",
+        "C11",
+        "rba_pipeline/core/silence.py",
+        "        if now_s < self.since_s + self.outage_s:\n",
+        "        if now_s < self.since_s + 1000 * self.outage_s:\n",
+        f"{FAULTS}/test_client.py::test_a_service_that_fails_at_everything_is_no_poison",
+    ),
+    Defence(
+        "a refused key is not tried again",
+        "C14",
+        "rba_pipeline/resources/embedding_client.py",
+        '            return NotAllowed(f"{address} refuses the key: check EMBEDDING_API_KEY")\n',
+        '            return ServiceUnavailable(f"{address} refuses the key")\n',
+        f"{FAULTS}/test_client.py::test_a_refused_key_fails_at_once_and_is_not_shown",
+    ),
+    Defence(
+        "as many vectors as texts",
+        "C15",
+        "rba_pipeline/core/embeddings.py",
+        "    if len(data) != count:\n",
+        "    if False:\n",
+        f"{FAULTS}/test_client.py::"
+        "test_a_reply_that_breaks_the_contract_is_refused_whole[C15-one-too-few]",
+    ),
+    Defence(
+        "vectors are placed by index",
+        "C16",
+        "rba_pipeline/core/embeddings.py",
+        '        index = item.get("index")\n',
+        "        index = count - len(missing)\n",
+        f"{FAULTS}/test_client.py::test_a_reply_in_another_order_is_placed_by_index",
+    ),
+    Defence(
+        "a vector is finite",
+        "C18",
+        "rba_pipeline/core/embeddings.py",
+        "    for index in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):\n",
+        "    for index in ():\n",
+        f"{FAULTS}/test_client.py::test_a_reply_that_breaks_the_contract_is_refused_whole[C18-nan]",
+    ),
+    Defence(
+        "a reply has a largest size",
+        "C21",
+        "rba_pipeline/resources/deadline_http.py",
+        "        if len(body) > most_bytes:\n",
+        "        if False:\n",
+        f"{FAULTS}/test_client.py::test_a_reply_that_is_none_is_refused[endless]",
+    ),
+    Defence(
+        "an answer from another space is refused",
+        "C24",
+        "rba_pipeline/resources/embedding_client.py",
+        '        if body.get("space") != info.space.id:\n',
+        "        if False:\n",
+        f"{FAULTS}/test_client.py::"
+        "test_another_model_between_two_batches_stops_the_partition_and_mixes_nothing",
+    ),
+    Defence(
+        "the canary is compared",
+        "C25",
+        "rba_pipeline/core/embeddings.py",
+        "    if not cosine >= CANARY_COSINE:\n",
+        "    if False:\n",
+        f"{FAULTS}/test_client.py::test_the_same_space_with_other_numbers_stops_the_next_run",
+    ),
+    Defence(
+        "a commit in doubt is begun again",
+        "D3",
+        "rba_pipeline/resources/database.py",
+        "        if connection.closed:\n            # psycopg leaves",
+        "        if False:\n            # psycopg leaves",
+        f"{FAULTS}/test_database.py::TestKills::"
+        "test_d3_a_commit_in_doubt_is_begun_again_and_doubles_nothing[lost-before-the-commit]",
+    ),
+    Defence(
+        "a charge is kept in a transaction of its own",
+        "D9",
+        "rba_pipeline/resources/publishing.py",
+        "        _charge(database, corpus, quarantine.refused_now(window, refused, before))\n",
+        "",
+        f"{FAULTS}/test_database_rows.py::test_d9_the_charge_survives_the_rollback",
+    ),
+    Defence(
+        "publications of a corpus take turns",
+        "O6",
+        "rba_pipeline/resources/publishing.py",
+        "            space_register.lock_corpus(connection, corpus, turn_timeout_s)\n",
+        "",
+        f"{FAULTS}/test_database.py::TestTurns::"
+        "test_o6_a_run_that_waited_long_enough_names_whom_it_waited_for",
+    ),
+    Defence(
+        "text is cleaned before it is hashed",
+        "T4",
+        "rba_pipeline/core/documents.py",
+        '_UNWANTED.sub("", text)',
+        "text",
+        f"{FAULTS}/test_documents.py::test_t4_what_a_manifest_says_is_cleaned_as_well",
+    ),
+    Defence(
+        "parsing has a limit of memory",
+        "T6",
+        "rba_pipeline/resources/parser_child.py",
+        "        resource.setrlimit(resource.RLIMIT_AS, (most, most))\n",
+        "        pass\n",
+        f"{FAULTS}/test_documents.py::"
+        "test_a_bad_file_has_its_reason_and_is_not_parsed_again[T6-flate-bomb]",
+    ),
+    Defence(
+        "a link is not followed",
+        "T8",
+        "rba_pipeline/resources/source_folder.py",
+        "os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=place)",
+        "os.O_RDONLY | os.O_NONBLOCK, dir_fd=place)",
+        f"{FAULTS}/test_documents.py::"
+        "test_what_changes_between_look_and_read_neither_blocks_nor_leads_outside[T8-becomes-a-link]",
+    ),
+    Defence(
+        "a file appears whole or not at all",
+        "O1",
+        "rba_pipeline/resources/store_root.py",
+        '{secrets.token_hex(4)}.tmp"',
+        '{secrets.token_hex(4)}.parquet"',
+        f"{FAULTS}/test_kills.py::"
+        "test_at_an_operation_of_the_record[before-the-first-part-is-there]",
+    ),
+    Defence(
+        "the database checks the length of a vector",
+        "C18",
+        "rba_pipeline/resources/space_register.py",
+        "CHECK (abs(vector_norm(embedding) - 1) <= {tolerance})",
+        "CHECK ({tolerance} > 0)",
+        "rba_pipeline_tests/resources/test_publication.py::"
+        "test_a_vector_that_cannot_be_searched_is_refused_and_nothing_is_published[zero]",
+    ),
+)

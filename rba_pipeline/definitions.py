@@ -26,6 +26,10 @@ from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.resources.with_defaults import with_defaults
 
+# For a step whose process was killed, or that ran out of patience: it goes on where it was. More
+# than once would only hide what is wrong, and have a service that is gone waited for that often.
+ONE_MORE_TRY = dg.RetryPolicy(max_retries=1, delay=5)
+
 SAMPLE_CORPUS = Path(__file__).parent / "sample_corpus"
 
 
@@ -128,12 +132,19 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     }
 
 
-def build_defs(settings: Settings) -> dg.Definitions:
-    """Return the assets, the job and the resources of one installation."""
+def build_defs(
+    settings: Settings, retry_policy: dg.RetryPolicy | None = ONE_MORE_TRY
+) -> dg.Definitions:
+    """Return the assets, the job and the resources of one installation.
+
+    Args:
+        retry_policy: What Dagster does about a step that fails, unless its failure forbids it.
+    """
     partitions = partitions_by(settings.grain, settings.first_year)
     makers = (documents_asset, chunks_asset, embeddings_asset, vectors_asset)
     assets = dg.Definitions(
-        assets=[make(partitions) for make in makers], resources=build_resources(settings)
+        assets=[make(partitions, retry_policy) for make in makers],
+        resources=build_resources(settings),
     )
     return dg.Definitions.merge(assets, publish_job())
 

@@ -58,7 +58,9 @@ def materialise(
     settings: Settings, keys: list[str], run_config: Mapping[str, Any] = _NO_CONFIG
 ) -> Iterator[PartitionResult]:
     """Run the whole job for each partition in turn, and yield each result as it is there."""
-    job = build_defs(settings).resolve_job_def(PUBLISH)
+    # A step is no process of its own here: whoever kills it kills us. And whoever watches us has
+    # waited for a service that is gone long enough.
+    job = build_defs(settings, retry_policy=None).resolve_job_def(PUBLISH)
     with dg.DagsterInstance.get() as instance:
         # A killed run holds its place in the pool, and would keep us waiting for ever.
         fail_lost_runs(instance)

@@ -9,13 +9,16 @@ from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.record_store import CHUNKS, RecordStore
 
 
-def chunks_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+def chunks_asset(
+    partitions: dg.TimeWindowPartitionsDefinition, retry_policy: dg.RetryPolicy | None
+) -> dg.AssetsDefinition:
     """Return the asset, partitioned like the documents it cuts."""
 
     @dg.asset(
         group_name="publications",
         kinds={"python", "parquet"},
         partitions_def=partitions,
+        retry_policy=retry_policy,
         deps=["documents"],
         metadata=columns(CHUNKS),
     )

@@ -14,13 +14,16 @@ from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
 
 
-def documents_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+def documents_asset(
+    partitions: dg.TimeWindowPartitionsDefinition, retry_policy: dg.RetryPolicy | None
+) -> dg.AssetsDefinition:
     """Return the asset, partitioned by filing date."""
 
     @dg.asset(
         group_name="publications",
         kinds={"python", "parquet"},
         partitions_def=partitions,
+        retry_policy=retry_policy,
         metadata=columns(DOCUMENTS),
     )
     @one_message

@@ -32,13 +32,16 @@ _DETAILS = {
 }
 
 
-def embeddings_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+def embeddings_asset(
+    partitions: dg.TimeWindowPartitionsDefinition, retry_policy: dg.RetryPolicy | None
+) -> dg.AssetsDefinition:
     """Return the asset; its pool bounds how many partitions lean on the service at once."""
 
     @dg.asset(
         group_name="publications",
         kinds={"python", "parquet"},
         partitions_def=partitions,
+        retry_policy=retry_policy,
         deps=["chunks"],
         pool="embedding",
         metadata=columns(OUTCOMES),

@@ -14,13 +14,16 @@ from rba_pipeline.resources.staging import Content
 from rba_pipeline.resources.vector_store import VectorStore
 
 
-def vectors_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+def vectors_asset(
+    partitions: dg.TimeWindowPartitionsDefinition, retry_policy: dg.RetryPolicy | None
+) -> dg.AssetsDefinition:
     """Return the asset that publishes what the other three recorded."""
 
     @dg.asset(
         group_name="publications",
         kinds={"postgres"},
         partitions_def=partitions,
+        retry_policy=retry_policy,
         deps=["embeddings"],
         metadata=columns(VECTORS),
     )

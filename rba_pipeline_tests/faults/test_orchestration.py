@@ -4,9 +4,11 @@ import threading
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
+from dagster import DagsterEventType
 
-from rba_pipeline_tests.faults.conftest import PARTITION
+from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION
 from rba_pipeline_tests.faults.invariants import PHRASE, check_invariants
 from rba_pipeline_tests.faults.runs import start
 from rba_pipeline_tests.installation import RUN_S, Installation, failures
@@ -62,3 +64,39 @@ def test_neither_secret_nor_text_is_in_anything_that_dagster_keeps(
         content = path.read_bytes()
         for secret in (KEY, f":{password}@", f"{PHRASE} A-1-"):
             assert secret.encode() not in content, path
+
+
+@pytest.mark.case("O2")
+@pytest.mark.long
+def test_a_killed_step_is_tried_again_and_goes_on_where_it_was(
+    project: Installation, oracle: OracleService
+) -> None:
+    reached, gone = threading.Event(), threading.Event()
+
+    def hold(number: int, texts: list[str]) -> None:
+        if number == 4:
+            reached.set()
+            gone.wait(RUN_S)
+
+    oracle.script = hold
+    with project.launch(PARTITION) as run:
+        assert reached.wait(RUN_S)
+        # The one step that is under way; beside it is what keeps the count of semaphores.
+        [step] = [
+            child
+            for child in psutil.Process(run.pid).children()
+            if any("spawn_main" in word for word in child.cmdline())
+        ]
+        step.kill()
+        gone.set()
+        output, _ = run.communicate(timeout=RUN_S)
+
+    assert run.returncode == 0, output
+    with dg.DagsterInstance.get() as instance:
+        [only] = instance.get_runs()
+        retried = instance.all_logs(only.run_id, of_type=DagsterEventType.STEP_UP_FOR_RETRY)
+    assert [entry.step_key for entry in retried] == ["embeddings"]
+    results = project.run(PARTITION)
+    assert failures(results) == []
+    assert results[0].metadata["embeddings"]["embedded"] == 0
+    check_invariants(project, oracle, results, resent=2 * BATCH * PARALLEL)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import dagster as dg
 import pyarrow as pa
+from dagster import DagsterExecutionInterruptedError, DagsterRunStatus
 
 from rba_pipeline.core.errors import (
     DatabaseBusy,
@@ -32,13 +33,20 @@ Recipe = TypeVar("Recipe", bound=Callable[..., Any])
 def one_message(recipe: Recipe) -> Recipe:
     """Let a recipe that fails on purpose end its step with that one message.
 
-    Dagster's own retries are allowed only where another try can help.
+    Dagster's own retries are allowed only where another try can help. A run that is interrupted
+    counts as cancelled, whoever sent the signal.
     """
 
     @functools.wraps(recipe)
-    def reported(*args: Any, **kwargs: Any) -> Any:
+    def reported(context: dg.AssetExecutionContext, **neighbours: Any) -> Any:
         try:
-            return recipe(*args, **kwargs)
+            return recipe(context, **neighbours)
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+            # Dagster takes SIGTERM for a failure, unless somebody asked it for the end of the run.
+            run = context.instance.get_run_by_id(context.run_id)
+            if run is not None and run.status is DagsterRunStatus.STARTED:
+                context.instance.report_run_canceling(run)
+            raise
         except RbaError as error:
             passing = isinstance(
                 error,

@@ -1,12 +1,13 @@
 """Runs side by side, and what they leave behind in logs: the O cases that need no daemon."""
 
+import signal
 import threading
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
-from dagster import DagsterEventType
+from dagster import DagsterEventType, DagsterRunStatus
 
 from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION
 from rba_pipeline_tests.faults.invariants import PHRASE, check_invariants
@@ -99,4 +100,31 @@ def test_a_killed_step_is_tried_again_and_goes_on_where_it_was(
     results = project.run(PARTITION)
     assert failures(results) == []
     assert results[0].metadata["embeddings"]["embedded"] == 0
+    check_invariants(project, oracle, results, resent=2 * BATCH * PARALLEL)
+
+
+@pytest.mark.case("O9")
+def test_a_run_in_one_process_ends_on_sigterm_and_is_not_tried_again(
+    project: Installation, oracle: OracleService
+) -> None:
+    reached, gone = threading.Event(), threading.Event()
+
+    def hold(number: int, texts: list[str]) -> None:
+        if number == 4:
+            reached.set()
+            gone.wait(RUN_S)
+
+    oracle.script = hold
+    process = start(project)
+    assert reached.wait(RUN_S)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=10)
+    sent = len(oracle.sent)
+    gone.set()
+
+    with dg.DagsterInstance.get() as instance:
+        assert [run.status for run in instance.get_runs()] == [DagsterRunStatus.CANCELED], output
+    results = project.run(PARTITION)
+    assert failures(results) == []
+    assert sent <= 4 + PARALLEL
     check_invariants(project, oracle, results, resent=2 * BATCH * PARALLEL)

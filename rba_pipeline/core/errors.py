@@ -7,6 +7,7 @@ RbaError
 ├── ParserUnavailable       no file can be parsed just now; quarantine none, try again later
 ├── SourceUnavailable       the publications cannot be listed; nothing was changed
 ├── RecordMissing           what this step reads was not made yet, or for other settings
+├── RecordDamaged           a file of the record is broken; never taken for an absent one
 ├── EmbeddingError          the embedding service did not give us vectors
 │   ├── ServiceOverloaded     full; come again after ``retry_after_s`` (HTTP 429)
 │   ├── ServiceUnavailable    unreachable, starting or draining; back off, try another address
@@ -60,6 +61,10 @@ class SourceUnavailable(RbaError):
 
 class RecordMissing(RbaError):
     """What this step reads is not there. The message says which asset to materialise."""
+
+
+class RecordDamaged(RbaError):
+    """A file of the record cannot be read. The message names it; removing it is for people."""
 
 
 class EmbeddingError(RbaError):

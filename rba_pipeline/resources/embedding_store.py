@@ -17,7 +17,6 @@ from pydantic import PrivateAttr
 from rba_pipeline.core.embeddings import Outcome, Part, Space, batched
 from rba_pipeline.core.errors import RecordMissing
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.parquet_stream import stream
 from rba_pipeline.resources.store_root import StoreRoot
 from rba_pipeline.resources.text_ledger import TextLedger
 
@@ -114,8 +113,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         own = [path for path in self._paths(space, year) if f"part-{self._writer}-" in path]
         if len(own) < 2:
             return
-        with root.read(own[0]) as file:
-            schema = pq.read_schema(file)
+        with root.parquet(own[0]) as parquet:
+            schema = parquet.schema_arrow
         merged = self._new_path(space, year)
         with (
             root.write(merged) as target,
@@ -189,9 +188,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         root, path = self._root(), self._canary_path(space)
         if not root.exists(path):
             return None
-        with root.read(path) as file:
-            vector: NDArray[np.float32] = _matrix(pq.read_table(file).column("vector").chunk(0))[0]
-        return vector
+        with root.parquet(path) as parquet:
+            return _matrix(parquet.read().column("vector").chunk(0))[0]
 
     def keep_canary(self, space: str, vector: NDArray[np.float32]) -> None:
         """Keep the canary's vector for all later runs."""
@@ -214,12 +212,12 @@ class EmbeddingStore(dg.ConfigurableResource):
                 writer.write_table(pa.Table.from_pylist([asdict(row) for row in group], schema))
 
     def _about(self, path: str) -> str:
-        with self._root().read(path) as file:
-            return str(pq.read_schema(file).metadata[b"rba"].decode())
+        with self._root().parquet(path) as parquet:
+            return str(parquet.schema_arrow.metadata[b"rba"].decode())
 
     def _outcome_rows(self, path: str) -> Iterator[Outcome]:
-        with self._root().read(path) as file:
-            for batch in stream(file, OUTCOMES_PER_GROUP):
+        with self._root().parquet(path) as parquet:
+            for batch in parquet.iter_batches(OUTCOMES_PER_GROUP):
                 for row in batch.to_pylist():
                     yield Outcome(**row)
 
@@ -255,8 +253,8 @@ class EmbeddingStore(dg.ConfigurableResource):
     def _read_part(
         self, path: str, columns: list[str]
     ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-        with self._root().read(path) as file:
-            for batch in stream(file, ROWS_PER_GROUP, columns):
+        with self._root().parquet(path) as parquet:
+            for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
                 yield batch.column("text_hash").to_pylist(), batch
 
 
@@ -285,6 +283,6 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _tables(root: StoreRoot, paths: Iterable[str]) -> Iterator[pa.Table]:
     for path in paths:
-        with root.read(path) as file:
-            for batch in stream(file, ROWS_PER_GROUP):
+        with root.parquet(path) as parquet:
+            for batch in parquet.iter_batches(ROWS_PER_GROUP):
                 yield pa.Table.from_batches([batch])

@@ -16,7 +16,6 @@ from rba_pipeline.core.embeddings import Text, batched
 from rba_pipeline.core.errors import BadSetting, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.catalogue import Entry
-from rba_pipeline.resources.parquet_stream import stream
 from rba_pipeline.resources.store_root import StoreRoot
 
 # Documents are long; every group of rows costs some memory of whoever reads the file.
@@ -203,9 +202,8 @@ class RecordStore(dg.ConfigurableResource):
         root = self._root()
         if not root.exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
-        with root.read(path) as file:
-            found = pq.read_metadata(file).metadata
-        return dict(json.loads(found[b"rba"]))
+        with root.parquet(path) as parquet:
+            return dict(json.loads(parquet.metadata.metadata[b"rba"]))
 
     def _write(
         self,
@@ -239,8 +237,8 @@ class RecordStore(dg.ConfigurableResource):
         root = self._root()
         if not root.exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
-        with root.read(path) as file:
-            yield from stream(file, ROWS_AT_ONCE, columns)
+        with root.parquet(path) as parquet:
+            yield from parquet.iter_batches(ROWS_AT_ONCE, columns=columns)
 
 
 def _digest(entries: Iterable[Entry]) -> str:

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+from rba_pipeline.core.errors import RecordDamaged
 
 
 class StoreRoot:
@@ -59,6 +63,25 @@ class StoreRoot:
         """
         with self._fs.open(self._at(path), "rb") as file:
             yield cast(IO[bytes], file)
+
+    @contextmanager
+    def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
+        """Open a Parquet file; it stays the same while it is open, whatever takes its place.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            RecordDamaged: It is not a whole Parquet file.
+        """
+        with self.read(path) as file:
+            try:
+                # Else it fetches a file in advance, and keeps what it fetched until the end.
+                opened = pq.ParquetFile(file, pre_buffer=False)
+            except (pa.ArrowException, OSError) as error:
+                raise RecordDamaged(
+                    f"{self.url}/{path} is not a whole Parquet file ({error}). Remove it, and run "
+                    "its partition again: what it held is made anew"
+                ) from error
+            yield opened
 
     def exists(self, path: str) -> bool:
         """Return whether ``path`` is a complete file."""

@@ -3,8 +3,11 @@
 import secrets
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from rba_pipeline.core.errors import RecordDamaged
 from rba_pipeline.resources.store_root import StoreRoot
 
 
@@ -39,6 +42,22 @@ def test_what_was_written_is_read_in_folders_that_did_not_exist(root: StoreRoot)
 
     assert root.exists("a/b/c.parquet")
     assert content(root, "a/b/c.parquet") == b"first"
+
+
+@pytest.mark.parametrize("found", [b"", b"PAR1", b"PAR1 and then the disk was full", b"\0" * 4096])
+def test_what_is_no_whole_parquet_file_is_named(root: StoreRoot, found: bytes) -> None:
+    put(root, "a/torn.parquet", found)
+
+    with (
+        pytest.raises(RecordDamaged, match=r"a/torn\.parquet is not a whole"),
+        root.parquet("a/torn.parquet"),
+    ):
+        pass
+
+
+def test_an_absent_parquet_file_is_not_called_damaged(root: StoreRoot) -> None:
+    with pytest.raises(FileNotFoundError), root.parquet("a/none.parquet"):
+        pass
 
 
 def test_writing_again_replaces_the_whole_file(root: StoreRoot) -> None:
@@ -137,3 +156,26 @@ def test_two_roots_on_one_url_see_the_same_files(root: StoreRoot) -> None:
     put(root, "a/x.parquet", b"1")
 
     assert other.list("a", "") == ["a/x.parquet"]
+
+
+def test_a_parquet_file_is_not_fetched_before_its_rows_are_asked_for(tmp_path: Path) -> None:
+    root = StoreRoot(str(tmp_path))
+    table = pa.table({"number": range(2_000_000)})
+    with root.write("a/many.parquet") as file:
+        pq.write_table(table, file, row_group_size=4000, use_dictionary=False, compression="none")
+
+    with root.parquet("a/many.parquet") as parquet:
+        before = bytes_read()
+        rows = parquet.iter_batches(4000)
+        next(rows)
+        fetched = bytes_read() - before
+        left = sum(len(batch) for batch in rows)
+
+    assert left == 2_000_000 - 4000
+    assert 4000 * 8 <= fetched < (tmp_path / "a/many.parquet").stat().st_size / 4
+
+
+def bytes_read() -> int:
+    """Return what this process has read from files so far, as Linux counts it."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("rchar:"))

@@ -41,11 +41,11 @@ def vectors_asset(
         be rebuilt from the record without embedding anything.
         """
         window = window_in(context)
-        made = embedding_store.outcomes(window)
+        made, digest = embedding_store.outcomes(window), records.digest(window)
 
         content = Content(
-            documents=partial(records.documents, window),
-            chunks=partial(records.chunk_batches, window, made.chunking_id),
+            documents=partial(records.documents, window, digest),
+            chunks=partial(records.chunk_batches, window, made.chunking_id, digest),
             vectors=partial(embedding_store.vectors, made.space.id, window.year),
             quarantined=made.quarantined.keys(),
             elsewhere=source.catalogue(today()).elsewhere(window.start, window.end),

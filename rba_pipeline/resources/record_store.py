@@ -117,13 +117,23 @@ class RecordStore(dg.ConfigurableResource):
             )
         return asdict(document)
 
-    def documents(self, window: Window) -> Iterator[Document]:
-        """Yield the documents of ``window`` in the order in which they were written.
+    def digest(self, window: Window) -> str:
+        """Return what stands for the documents of ``window`` as they are now.
+
+        Whoever reads documents and chunks, and has to have both of one version, asks for it first.
 
         Raises:
             RecordMissing: The partition has no documents file yet.
         """
-        for batch in self._batches(self.documents_path(window), "documents"):
+        return self._metadata(self.documents_path(window), "documents")["digest"]
+
+    def documents(self, window: Window, digest: str | None = None) -> Iterator[Document]:
+        """Yield the documents of ``window`` in the order in which they were written.
+
+        Raises:
+            RecordMissing: The partition has no documents file yet, or not the one of ``digest``.
+        """
+        for batch in self._batches(self.documents_path(window), "documents", digest=digest):
             for row in batch.to_pylist():
                 row["sections"] = tuple(Section(**section) for section in row["sections"])
                 yield Document(**row)
@@ -137,30 +147,27 @@ class RecordStore(dg.ConfigurableResource):
         Raises:
             RecordMissing: The partition has no documents file yet.
         """
-        digest = self._metadata(self.documents_path(window), "documents")["digest"]
+        digest = self.digest(window)
         rows = (
             {**asdict(chunk), "corpus": self.corpus, "chunking_id": chunking_id}
-            for document in self.documents(window)
+            for document in self.documents(window, digest)
             for chunk in cut(document)
         )
         path = self.chunks_path(window, chunking_id)
         return self._write(path, CHUNKS, rows, CHUNKS_PER_GROUP, digest=digest)
 
-    def chunk_batches(self, window: Window, chunking_id: str) -> Iterator[pa.RecordBatch]:
+    def chunk_batches(
+        self, window: Window, chunking_id: str, digest: str | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Yield the chunks of ``window``, in document order, a few hundred rows at a time.
 
         Raises:
-            RecordMissing: No chunks were cut in this way for this partition, or its documents
-                changed since.
+            RecordMissing: No chunks were cut in this way for this partition, or not from the
+                documents of ``digest``, by default those that are there now.
         """
         path = self.chunks_path(window, chunking_id)
-        cut_from = self._metadata(path, "chunks")["digest"]
-        if cut_from != self._metadata(self.documents_path(window), "documents")["digest"]:
-            raise RecordMissing(
-                f"the documents of {window.start} changed after {path} was cut from them: "
-                "materialise 'chunks' and 'embeddings' again"
-            )
-        yield from self._batches(path, "chunks")
+        self._root_of(path, "chunks")
+        yield from self._batches(path, "chunks", digest=digest or self.digest(window))
 
     def text_hashes(self, window: Window, chunking_id: str) -> Iterator[tuple[str, int]]:
         """Yield hash and tokens of every chunk's text of ``window``, in document order."""
@@ -198,12 +205,15 @@ class RecordStore(dg.ConfigurableResource):
     def _root(self) -> StoreRoot:
         return StoreRoot(self.store)
 
-    def _metadata(self, path: str, noun: str) -> dict[str, str]:
+    def _root_of(self, path: str, noun: str) -> StoreRoot:
         root = self._root()
         if not root.exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
-        with root.parquet(path) as parquet:
-            return dict(json.loads(parquet.metadata.metadata[b"rba"]))
+        return root
+
+    def _metadata(self, path: str, noun: str) -> dict[str, str]:
+        with self._root_of(path, noun).parquet(path) as parquet:
+            return _kept_with(parquet)
 
     def _write(
         self,
@@ -232,13 +242,21 @@ class RecordStore(dg.ConfigurableResource):
         return Written(count, tokens, digest, reused=False)
 
     def _batches(
-        self, path: str, noun: str, columns: list[str] | None = None
+        self, path: str, noun: str, columns: list[str] | None = None, digest: str | None = None
     ) -> Iterator[pa.RecordBatch]:
-        root = self._root()
-        if not root.exists(path):
-            raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
-        with root.parquet(path) as parquet:
+        with self._root_of(path, noun).parquet(path) as parquet:
+            # Asked of the file that is open: another one may take its place at any time.
+            if digest is not None and _kept_with(parquet)["digest"] != digest:
+                raise RecordMissing(
+                    f"the documents of this partition changed after {path} was made, or while it "
+                    "was read: materialise 'chunks' and 'embeddings' again"
+                )
             yield from parquet.iter_batches(ROWS_AT_ONCE, columns=columns)
+
+
+def _kept_with(parquet: pq.ParquetFile) -> dict[str, str]:
+    """Return what ``_write`` kept beside the rows."""
+    return dict(json.loads(parquet.metadata.metadata[b"rba"]))
 
 
 def _digest(entries: Iterable[Entry]) -> str:

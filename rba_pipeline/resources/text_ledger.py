@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rba_pipeline.core.embeddings import Text, batched
+from rba_pipeline.core.errors import RecordMissing
 
 # All that it takes in memory; what does not fit lies in a temporary file.
 _CACHE_KIB = 8 * 1024
@@ -69,13 +70,22 @@ class TextLedger:
         return found
 
     def take_texts(self, texts: Iterable[Text]) -> Iterator[Text]:
-        """Yield those of ``texts`` without a state, in their order, each once."""
+        """Yield those of ``texts`` without a state, in their order, each once.
+
+        Raises:
+            RecordMissing: Some were not among ``texts``.
+        """
         for some in batched(texts, _TEXTS_AT_ONCE):
             left = self.take(text.text_hash for text in some)
             for text in some:
                 if text.text_hash in left:
                     left.remove(text.text_hash)
                     yield text
+        if missing := self.totals()[2]:
+            raise RecordMissing(
+                f"{missing} texts are not among the chunks any more: another run cut them anew. "
+                "Materialise 'embeddings' again"
+            )
 
     def totals(self) -> tuple[int, int, int]:
         """Return how many texts there are, their tokens, and how many texts have no state."""

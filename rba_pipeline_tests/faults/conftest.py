@@ -1,6 +1,6 @@
 """What faults happen to: an empty store; a corpus of one partition, with little patience."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -13,15 +13,22 @@ PARTITION = "2011-01-01"
 BATCH, PARALLEL = 8, 2
 
 
-def add_documents(installation: Installation, paragraphs: int, names: str = "AB") -> None:
+def add_documents(
+    installation: Installation,
+    paragraphs: int,
+    names: Sequence[str] = "AB",
+    *,
+    year: int = 2011,
+    word: str = "wheat",
+) -> None:
     """Add a document of distinct paragraphs, about one chunk each, for every name."""
     for name in names:
         installation.add(
             f"{name}.html",
             title=f"Statement {name}",
-            day="5 May 2011",
+            day=f"5 May {year}",
             paragraphs=[
-                " ".join(f"{PHRASE} {name}-{place}-{word} of wheat" for word in range(10)) + "."
+                " ".join(f"{PHRASE} {name}-{place}-{at} of {word}" for at in range(10)) + "."
                 for place in range(paragraphs)
             ],
         )

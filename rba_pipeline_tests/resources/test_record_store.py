@@ -132,6 +132,19 @@ def test_chunks_older_than_their_documents_are_refused(records: RecordStore) -> 
         list(records.chunk_batches(YEAR, CHUNKING))
 
 
+def test_rows_of_another_version_than_was_asked_for_are_refused(records: RecordStore) -> None:
+    records.write_chunks(YEAR, CHUNKING, cut)
+    before = records.digest(YEAR)
+    write(records, [FLOODS])
+    records.write_chunks(YEAR, CHUNKING, cut)
+
+    with pytest.raises(RecordMissing, match="changed"):
+        list(records.documents(YEAR, before))
+    with pytest.raises(RecordMissing, match="changed"):
+        list(records.chunk_batches(YEAR, CHUNKING, before))
+    assert list(records.documents(YEAR, records.digest(YEAR))) == [FLOODS]
+
+
 def test_another_chunking_and_another_window_are_kept_apart(records: RecordStore) -> None:
     june = Window(date(2013, 6, 1), date(2013, 7, 1))
     write(records, [FLOODS], june)

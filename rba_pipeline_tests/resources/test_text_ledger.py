@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from rba_pipeline.core.embeddings import Text
+from rba_pipeline.core.errors import RecordMissing
 from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline_tests.resources.sample_records import sha256
 
@@ -53,6 +54,13 @@ def test_texts_without_a_state_are_yielded_once_in_their_order(ledger: TextLedge
     ledger.settle([B], "held")
 
     assert [text.text for text in ledger.take_texts(texts)] == ["c", "a"]
+
+
+def test_texts_that_are_not_there_any_more_are_missed(ledger: TextLedger) -> None:
+    texts = ledger.take_texts([Text(A, "a", 1), Text(C, "c", 1)])
+
+    with pytest.raises(RecordMissing, match="1 texts are not among the chunks any more"):
+        list(texts)
 
 
 def test_more_texts_than_are_looked_up_at_once_are_all_found() -> None:

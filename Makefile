@@ -1,4 +1,4 @@
-# make demo | up | test | bench. Each first makes .venv, or checks it (well under two seconds).
+# make demo | up | test | faults | faults-full | bench. Each first makes .venv, or checks it (well under two seconds).
 #
 #   PYTHON=python3.11      the interpreter for .venv
 #   TORCH_INDEX=URL        where torch comes from, e.g. PyTorch's index of CPU builds; else pip's own index
@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults bench environment clean
+.PHONY: help demo up test faults faults-full bench environment clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -38,6 +38,8 @@ help:
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
 	  'make test   every test but the longest faults ARGS="-k name" goes to pytest' \
 	  'make faults every fault that must be survived, and a table of them' \
+	  'make faults-full   the longest of them at full size: an hour of load, backfills of 50 partitions' \
+	  'make mutations     switches off one defence at a time, and sees the test fail that is for it' \
 	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, pace, scale, soak' \
 	  '            ARGS="--help"            says what it does and takes' \
 	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
@@ -53,11 +55,15 @@ up: environment
 
 test: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope -m "not long" $$ARGS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope -m "not long and not full" $$ARGS
 
 faults: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --fault-table -m case $$ARGS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --fault-table -m "case and not full" $$ARGS
+
+faults-full: environment
+	unset EMBEDDING_MODEL CORPUS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --fault-table=run -m full $$ARGS
 
 bench: environment
 	unset EMBEDDING_MODEL CORPUS

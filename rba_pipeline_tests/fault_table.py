@@ -1,7 +1,8 @@
 """The table of faults: which case is shown by which test, its result, and how long it took.
 
 A test names its cases with ``@pytest.mark.case("C1")`` or, among the fault tests, in its name. With
-``--fault-table`` the table is printed, and a case without a test makes the run fail.
+``--fault-table`` the table is printed, and a case without a test makes the run fail; with
+``--fault-table=run`` it has the cases that were run, and no other is missed.
 """
 
 import re
@@ -26,7 +27,11 @@ _IN_NAME = re.compile(r"(?:^test_|\[|-)([csdotCSDOT]\d+)(?=[-_\]])")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--fault-table", action="store_true", help="print the table of fault cases; all must pass"
+        "--fault-table",
+        nargs="?",
+        const="all",
+        choices=["all", "run"],
+        help="print the table of fault cases: of all, none of them missing, or of those that run",
     )
 
 
@@ -45,7 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     # Processes that tests are spread over know only their own share.
-    asked = session.config.getoption("--fault-table") and not hasattr(session.config, "workerinput")
+    asked = session.config.getoption("--fault-table") == "all"
+    asked = asked and not hasattr(session.config, "workerinput")
     if asked and CASES.keys() - _found(session.config).keys() and not session.exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -53,19 +59,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if not config.getoption("--fault-table"):
+    if not (asked := config.getoption("--fault-table")):
         return
     found = _found(config)
+    shown = [name for name in CASES if asked == "all" or name in found]
+    missing = [name for name in shown if name not in found]
     terminalreporter.section("fault cases")
-    for name in CASES:
+    for name in shown:
         passed, failed, seconds = found.get(name, (0, 0, 0.0))
         result = "missing" if not passed + failed else "FAILED" if failed else "passed"
         line = f"{name:<4}  {result:<8}  {passed + failed:3} tests  {seconds:7.1f} s"
         terminalreporter.write_line(line)
-    missing = [name for name in CASES if name not in found]
     told = f"; without one: {' '.join(missing)}" if missing else ""
-    shown = len(CASES) - len(missing)
-    terminalreporter.write_line(f"{shown} of {len(CASES)} cases have a test{told}")
+    have = "have a test" if asked == "all" else "were run"
+    terminalreporter.write_line(f"{len(found)} of {len(CASES)} cases {have}{told}")
 
 
 def _found(config: pytest.Config) -> dict[str, tuple[int, int, float]]:

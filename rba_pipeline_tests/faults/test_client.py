@@ -211,7 +211,14 @@ def test_a_service_that_drains_and_comes_back_loses_nothing(
 
 
 @pytest.mark.case("C8")
-@pytest.mark.parametrize("outage_s", [3, pytest.param(20, marks=LONG)])
+@pytest.mark.parametrize(
+    "outage_s",
+    [
+        3,
+        pytest.param(20, marks=LONG),
+        pytest.param(600, marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+    ],
+)
 def test_a_service_that_stays_full_ends_the_run_after_bounded_attempts(
     project: Installation, oracle: OracleService, outage_s: int
 ) -> None:

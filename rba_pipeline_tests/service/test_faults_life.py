@@ -1,7 +1,7 @@
 """Faults of a service's life: what breaks inside it, and what it must not start with.
 
 S7 a batch fails, S8 the model's thread dies or hangs, S11 the end under load, S16 models that must
-not be loaded, S17 readiness. S18, the soak, is ``python -m benchmarks.soak``.
+not be loaded, S17 readiness. S18 is in test_faults_soak.py.
 """
 
 import importlib.util

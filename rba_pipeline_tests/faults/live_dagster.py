@@ -1,0 +1,225 @@
+"""Dagster's processes as ``make up`` starts them, asked for runs as its web interface asks."""
+
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import psycopg
+import requests
+from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
+from psycopg import sql
+
+from rba_pipeline import processes
+from rba_pipeline.dagster_servers import DagsterServers, wait_for_daemon, wait_for_webserver
+from rba_pipeline.jobs import PUBLISH
+from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.processes import Component
+from rba_pipeline.resources.ports import LOOPBACK, free_port
+from rba_pipeline.resources.postgres import EmbeddedPostgres
+from rba_pipeline_tests.installation import ROOT, RUN_S, Installation
+
+# All steps in the run's own process: a run then takes seconds.
+IN_ONE_PROCESS = {"execution": {"config": {"in_process": {}}}}
+_LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "rba_pipeline"}
+_BACKFILL_TAG = "dagster/backfill"
+_PARTITION_TAG = "dagster/partition"
+
+_LAUNCH = """
+mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  ... on RunConfigValidationInvalid { errors { message } } } }
+"""
+_BACKFILL = """
+mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
+"""
+_TERMINATE = """
+mutation ($run: String!) { terminateRun(runId: $run) { __typename } }
+"""
+
+
+class LiveDagster:
+    """Code server, daemon and web interface over the instance of DAGSTER_HOME.
+
+    They and the runs, which are children of the code server, get this process' environment.
+    """
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self._components: list[Component] = []
+        self._servers = DagsterServers(root, self._components.append)
+        self._port = free_port(12300)
+
+    def start(self) -> None:
+        """Start all three and wait until they are ready."""
+        self._servers.recover_lost_runs()
+        self._components.clear()
+        self._servers.start_code_server()
+        (self._code_server,) = self._components
+        webserver = self._servers.start_webserver(self._port)
+        self.start_daemon()
+        wait_for_webserver(webserver, self._port)
+
+    def start_daemon(self) -> None:
+        """Start a daemon and wait until it is ready."""
+        self._daemon = self._servers.start_daemon()
+        wait_for_daemon(self._daemon)
+
+    def kill_daemon(self) -> None:
+        """Let the daemon crash; its runs go on."""
+        self._components.remove(self._daemon)
+        os.killpg(self._daemon.process.pid, signal.SIGKILL)
+        self._daemon.process.wait()
+
+    def stop(self) -> None:
+        """Stop everything, runs among it."""
+        processes.stop(self._components, grace_s=6)
+
+    def until(self, condition: Callable[[], bool], deadline_s: float = RUN_S) -> None:
+        """Wait until ``condition()``: Dagster tells of its state only if asked."""
+        processes.wait_until(condition, self._code_server, deadline_s)
+
+    def launch(self, key: str, config: dict[str, Any] | None = None) -> str:
+        """Put a run of the whole job into the queue, and return its id."""
+        params = {
+            "selector": {**_LOCATION, "pipelineName": PUBLISH},
+            "runConfigData": config or {},
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": _PARTITION_TAG, "value": key}]},
+        }
+        return str(self._ask(_LAUNCH, params=params)["launchRun"]["run"]["runId"])
+
+    def backfill(self, keys: Sequence[str]) -> str:
+        """Begin a backfill of the whole job, each run in one process, and return its id."""
+        selector = {
+            "partitionSetName": f"{PUBLISH}_partition_set",
+            "repositorySelector": _LOCATION,
+        }
+        params = {
+            "selector": selector,
+            "partitionNames": list(keys),
+            "runConfigData": IN_ONE_PROCESS,
+        }
+        asked = self._ask(_BACKFILL, params=params)
+        return str(asked["launchPartitionBackfill"]["backfillId"])
+
+    def terminate(self, run_id: str) -> None:
+        """Ask for the end of a run as the web interface's button does."""
+        assert self._ask(_TERMINATE, run=run_id)["terminateRun"]["__typename"] == (
+            "TerminateRunSuccess"
+        )
+
+    def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        answer = requests.post(
+            f"http://{LOOPBACK}:{self._port}/graphql",
+            json={"query": query, "variables": variables},
+            timeout=30,
+        ).json()
+        assert "errors" not in answer, answer
+        return dict(answer["data"])
+
+    def status(self, run_id: str) -> DagsterRunStatus:
+        return self._run(run_id).status
+
+    def runs(self, backfill: str) -> list[dg.DagsterRun]:
+        """Return the runs that the backfill has made so far."""
+        return list(self.instance.get_runs(RunsFilter(tags={_BACKFILL_TAG: backfill})))
+
+    def results(self, backfill: str, count: int, deadline_s: float) -> list[PartitionResult]:
+        """Return the result of each run, once ``count`` of them have ended, in order of keys."""
+        self.until(lambda: sum(run.is_finished for run in self.runs(backfill)) == count, deadline_s)
+        found = [result_of(self.instance, run) for run in self.runs(backfill)]
+        return sorted(found, key=lambda result: result.key)
+
+    def kill(self, run_id: str) -> None:
+        """End the processes of a run as a crash would."""
+        worker = self.worker(run_id)
+        for process in [worker, *worker.children(recursive=True)]:
+            process.kill()
+
+    def worker(self, run_id: str) -> psutil.Process:
+        """Return the process of a run that has begun: the child of the code server."""
+        for record in self.instance.get_records_for_run(
+            run_id, of_type=DagsterEventType.ENGINE_EVENT
+        ).records:
+            event = record.event_log_entry.dagster_event
+            pid = event.engine_event_data.metadata.get("pid") if event else None
+            if pid is not None:
+                return psutil.Process(int(str(pid.value)))
+        raise AssertionError(f"run {run_id} has named no process")
+
+    def _run(self, run_id: str) -> dg.DagsterRun:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
+
+
+def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResult:
+    """Return what Dagster keeps of a run that has ended, whoever ran it."""
+    stats = instance.get_run_stats(run.run_id)
+    metadata = {}
+    failure = None
+    kinds = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.STEP_FAILURE}
+    for entry in instance.all_logs(run.run_id, of_type=kinds):
+        event = entry.dagster_event
+        assert event is not None
+        if event.is_step_failure:
+            data = event.step_failure_data
+            told = data.user_failure_data and data.user_failure_data.description
+            failure = f"{event.step_key}: {told or data.error}"
+        elif event.asset_key:
+            found = event.step_materialization_data.materialization.metadata
+            name = event.asset_key.to_user_string()
+            metadata[name] = {each: value.value for each, value in found.items()}
+    if run.status is not DagsterRunStatus.SUCCESS:
+        failure = failure or run.status.value
+    return PartitionResult(
+        key=run.tags[_PARTITION_TAG],
+        run_id=run.run_id,
+        started=stats.start_time or 0.0,
+        ended=stats.end_time or 0.0,
+        metadata=metadata,
+        embedding_open_s=0.0,
+        failure=failure,
+    )
+
+
+def make_project(folder: Path, postgres: EmbeddedPostgres) -> Installation:
+    """Make a project folder with our dagster.yaml, and two databases for it."""
+    made = Installation(folder)
+    (folder / "home").mkdir()
+    (folder / "home" / "dagster.yaml").symlink_to(ROOT / "dagster.yaml")
+    (folder / ".state").mkdir()
+    shutil.copy(ROOT / "workspace.yaml", folder)
+    names = [f"live_{secrets.token_hex(4)}" for _ in range(2)]
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        for name in names:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    made.environment |= {
+        "DAGSTER_HOME": str(folder / "home"),
+        "DAGSTER_POSTGRES_URL": postgres.url(names[0]),
+        "RBA_DATABASE_URL": postgres.url(names[1]),
+        "RBA_SOURCE": str(made.source),
+        "RBA_CORPUS": "publications",
+        "RBA_STORE": str(folder / "store"),
+        "PYTHONPATH": str(ROOT),
+    }
+    return made
+
+
+def empty(project: Installation) -> None:
+    """Leave no publication and no record, and a database with our schema and nothing else."""
+    for folder in (project.source, project.folder / "store"):
+        shutil.rmtree(folder, ignore_errors=True)
+    project.source.mkdir()
+    with psycopg.connect(project.environment["RBA_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    with project.neighbours() as found:
+        found.vector_store.migrate()

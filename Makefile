@@ -1,4 +1,4 @@
-# make demo | up | test | faults | faults-full | bench. Each first makes .venv, or checks it (well under two seconds).
+# make demo | up | test | faults | faults-full | mutations | bench. Each first makes .venv, or checks it (well under two seconds).
 #
 #   PYTHON=python3.11      the interpreter for .venv
 #   TORCH_INDEX=URL        where torch comes from, e.g. PyTorch's index of CPU builds; else pip's own index
@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults faults-full bench environment clean
+.PHONY: help demo up test faults faults-full mutations bench environment clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -64,6 +64,10 @@ faults: environment
 faults-full: environment
 	unset EMBEDDING_MODEL CORPUS
 	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --fault-table=run -m full $$ARGS
+
+mutations: environment
+	unset EMBEDDING_MODEL CORPUS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m rba_pipeline_tests.mutations $$ARGS
 
 bench: environment
 	unset EMBEDDING_MODEL CORPUS

@@ -65,7 +65,7 @@ def publish(settings: Settings) -> dict[str, Any]:
     partitions = partitions_by(settings.grain, settings.first_year)
     began_s, began_cpu_s = time.monotonic(), time.process_time()
     result = dg.materialize(
-        [embeddings_asset(partitions), vectors_asset(partitions)],
+        [embeddings_asset(partitions, None), vectors_asset(partitions, None)],
         partition_key=key_of(partitions, FILED_ON),
         resources=build_resources(settings),
         run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},

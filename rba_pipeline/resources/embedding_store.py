@@ -189,7 +189,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         if not root.exists(path):
             return None
         with root.parquet(path) as parquet:
-            return _matrix(parquet.read().column("vector").chunk(0))[0]
+            vector: NDArray[np.float32] = _matrix(parquet.read().column("vector").chunk(0))[0]
+        return vector
 
     def keep_canary(self, space: str, vector: NDArray[np.float32]) -> None:
         """Keep the canary's vector for all later runs."""

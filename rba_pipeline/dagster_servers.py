@@ -49,7 +49,8 @@ class DagsterServers:
             RbaError: They cannot be loaded; the message ends with the reason.
         """
         module, location = _code_location(self._root)
-        port = free_port(4000)
+        # Any: whoever starts beside us would probe the same ones in the same order.
+        port = free_port(0)
         server = self._start(
             "code server",
             [_script("dagster"), "api", "grpc", "--module-name", module, "--host", LOOPBACK,

@@ -54,7 +54,7 @@ class LiveDagster:
         self.instance = instance
         self._components: list[Component] = []
         self._servers = DagsterServers(root, self._components.append)
-        self._port = free_port(12300)
+        self._port = free_port(0)
 
     def start(self) -> None:
         """Start all three and wait until they are ready."""
@@ -165,7 +165,11 @@ def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResu
     stats = instance.get_run_stats(run.run_id)
     metadata = {}
     failure = None
-    kinds = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.STEP_FAILURE}
+    kinds = {
+        DagsterEventType.ASSET_MATERIALIZATION,
+        DagsterEventType.STEP_FAILURE,
+        DagsterEventType.RUN_FAILURE,
+    }
     for entry in instance.all_logs(run.run_id, of_type=kinds):
         event = entry.dagster_event
         assert event is not None
@@ -173,6 +177,8 @@ def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResu
             data = event.step_failure_data
             told = data.user_failure_data and data.user_failure_data.description
             failure = f"{event.step_key}: {told or data.error}"
+        elif event.event_type is DagsterEventType.RUN_FAILURE:
+            failure = failure or f"{event.message} {event.job_failure_data.error}"
         elif event.asset_key:
             found = event.step_materialization_data.materialization.metadata
             name = event.asset_key.to_user_string()

@@ -121,7 +121,7 @@ def test_o4_a_backfill_outlives_the_daemon_and_runs_each_partition_once(
 
     oracle.script = hold
     backfill = live.backfill(keys)
-    assert reached.wait(RUN_S)
+    assert reached.wait(deadline_s(partitions))
     live.kill_daemon()
     unfinished = [run for run in live.runs(backfill) if not run.is_finished]
     gone.set()

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 from psycopg import sql
@@ -15,6 +16,23 @@ from psycopg import sql
 from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline_tests.installation import ROOT, Installation
 from rba_pipeline_tests.oracle_service import KEY, OracleService
+
+# One file of events for all runs: with one for each, a connection costs more than what it is for.
+_DAGSTER_YAML = """
+telemetry: {enabled: false}
+run_storage:
+  module: dagster._core.storage.runs
+  class: SqliteRunStorage
+  config: {base_dir: {env: DAGSTER_HOME}}
+event_log_storage:
+  module: dagster._core.storage.event_log
+  class: ConsolidatedSqliteEventLogStorage
+  config: {base_dir: {env: DAGSTER_HOME}}
+schedule_storage:
+  module: dagster._core.storage.schedules
+  class: SqliteScheduleStorage
+  config: {base_dir: {env: DAGSTER_HOME}}
+"""
 
 pytest_plugins = ["rba_pipeline_tests.fault_table"]
 
@@ -59,16 +77,34 @@ def oracle() -> Iterator[OracleService]:
         yield service
 
 
+@pytest.fixture(scope="session")
+def fresh_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have a home in which Dagster's tables are made and nothing has run, to be copied: making
+    them takes longer than most runs.
+    """
+    home = tmp_path_factory.mktemp("fresh") / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(_DAGSTER_YAML)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DAGSTER_HOME", str(home))
+        with dg.DagsterInstance.get():
+            pass
+    return home
+
+
 @pytest.fixture
 def installation(
-    tmp_path: Path, database_url: str, oracle: OracleService, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    database_url: str,
+    oracle: OracleService,
+    fresh_dagster_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Installation:
     """Have an empty corpus, store and database, the oracle as service, and Dagster's storage in
     SQLite.
     """
     home = tmp_path / "dagster"
-    home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    shutil.copytree(fresh_dagster_home, home)
     made = Installation(tmp_path)
     made.source.mkdir()
     made.environment |= {

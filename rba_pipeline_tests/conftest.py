@@ -37,6 +37,21 @@ schedule_storage:
 pytest_plugins = ["rba_pipeline_tests.fault_table"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, so that no worker is left with one of them alone.
+
+    For workers that take modules in this order: ``--dist loadscope --no-loadscope-reorder``.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(
+        key=lambda item: (
+            item.path not in slow,
+            item.get_closest_marker("model") is None,
+            item.get_closest_marker("postgres") is None,
+        )
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Prepare each model for OpenVINO once per test run, whichever process needs it first."""

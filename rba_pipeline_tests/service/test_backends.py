@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,33 @@ class Models:
 @pytest.fixture(scope="module")
 def models(nomic_folder: Path, prepared_models: Path) -> Models:
     return Models({"nomic": nomic_folder}, prepared_models)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator["TinyModels"]:
+    """Tiny models, to be prepared in this process as well."""
+    with pytest.MonkeyPatch.context() as environment:
+        # As for the process that prepares: nothing is reported to the library's maker, which would
+        # also take a fork of this process each time.
+        environment.setenv("CI", "true")
+        yield TinyModels(tmp_path_factory.mktemp("tiny"))
+
+
+class TinyModels:
+    """Tiny models as ``make_model`` makes them, and what the library says of TEXTS, each once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[tuple[str, str], tuple[Path, Any]] = {}
+
+    def made(self, model_type: str, pooling: str) -> tuple[Path, Any]:
+        """Return the folder of a model that nobody may change, and the library's vectors."""
+        key = (model_type, pooling)
+        if key not in self._made:
+            path = self._folder / f"{model_type}-{pooling}"
+            make_model(model_type, path, pooling=pooling)
+            self._made[key] = path, by_the_library(path, "")
+        return self._made[key]
 
 
 def bf16_or_refused(models: Models, model: str, runtime: str) -> Backend | None:
@@ -312,45 +340,45 @@ def test_an_absent_accelerator_is_refused(models: Models) -> None:
         models.load("nomic", "torch", device=absent)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_a_file_that_is_no_model_is_refused(
-    models: Models, nomic_folder: Path, tmp_path: Path, runtime: str
+    models: Models, nomic_folder: Path, tmp_path: Path
 ) -> None:
+    """By OpenVINO's way in ``test_preparation``."""
     torn = tmp_path / "torn"
     shutil.copytree(nomic_folder, torn)
     (torn / "model.safetensors").write_bytes(b"torn")
 
     with pytest.raises(ModelRefused, match="cannot be loaded"):
-        models.load(str(torn), runtime)
+        models.load(str(torn), "torch")
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_every_type_that_is_let_in_has_the_librarys_vectors_whatever_the_batch(
-    models: Models, tmp_path: Path, model_type: str, runtime: str
+    models: Models, tiny: TinyModels, model_type: str, runtime: str
 ) -> None:
-    make_model(model_type, tmp_path)
-    backend = loaded(models, tmp_path, runtime)
+    folder, theirs = tiny.made(model_type, "mean")
+    backend = loaded(models, folder, runtime)
     longest = np.resize(backend.tokenise(["the cash rate"], "raw")[0], backend.max_tokens)
 
     check_invariance(backend)
 
     assert np.isfinite(backend.encode([longest])).all()
     found = backend.encode(backend.tokenise(TEXTS, "raw"))
-    assert np.abs(found - by_the_library(tmp_path, "")).max() <= 1e-5
+    assert np.abs(found - theirs).max() <= 1e-5
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken", "weightedmean"])
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_every_pooling_has_the_librarys_vectors(
-    models: Models, tmp_path: Path, pooling: str, runtime: str
+    models: Models, tiny: TinyModels, pooling: str, runtime: str
 ) -> None:
-    make_model("bert", tmp_path, pooling=pooling)
-    backend = loaded(models, tmp_path, runtime)
+    folder, theirs = tiny.made("bert", pooling)
+    backend = loaded(models, folder, runtime)
 
     found = backend.encode(backend.tokenise(TEXTS, "raw"))
 
-    assert np.abs(found - by_the_library(tmp_path, "")).max() <= 1e-5
+    assert np.abs(found - theirs).max() <= 1e-5
 
 
 def test_a_step_that_we_would_not_compute_as_the_library_does_is_refused(

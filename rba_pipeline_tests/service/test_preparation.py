@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from embedding_service.backend.models import find_model
-from embedding_service.backend.openvino import OpenVinoBackend
+from embedding_service.backend.openvino import OpenVinoBackend, read_prepared
 from embedding_service.backend.order import Order, read_order
 from embedding_service.backend.preparation import prepared_model
 from embedding_service.errors import ModelRefused, SettingRefused
@@ -62,15 +62,26 @@ def test_what_is_there_is_not_made_again_even_if_the_cache_cannot_be_written(
 
 
 @pytest.mark.parametrize("damaged", ["model.bin", "model.xml", "tokenizer.json", "prepared.json"])
-def test_a_damaged_model_is_made_again(
+def test_a_damaged_model_is_not_taken_for_a_prepared_one(
     nomic_folder: Path, cache: Path, tmp_path: Path, damaged: str
 ) -> None:
+    whole, expected = prepared_model(order_of(nomic_folder), cache)
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    assert read_prepared(copy) == expected
+
+    (copy / damaged).write_bytes(b"torn")
+
+    assert read_prepared(copy) is None
+
+
+def test_a_damaged_model_is_made_again(nomic_folder: Path, cache: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(cache, copy)
     target, expected = prepared_model(order_of(nomic_folder), copy)
-    (target / damaged).write_bytes(b"torn")
+    (target / "model.bin").write_bytes(b"torn")
 
     assert prepared_model(order_of(nomic_folder), copy) == (target, expected)
+    assert read_prepared(target) == expected
 
 
 @pytest.mark.parametrize(("like_fp32", "precision"), [(True, "fp32"), (False, "bf16")])

@@ -50,7 +50,7 @@ def test_a_vector_depends_on_nothing_but_its_text(
         # Some hundred tokens beyond what the model was trained for, which is a path of its own.
         "MAX_SEQ_LENGTH": "2300",
         "MAX_BATCH_TOKENS": "768",
-        "SERVER_BATCH_SIZE": "16",
+        "SERVER_BATCH_SIZE": "8",
     }
 
     checked = subprocess.run(

@@ -55,15 +55,15 @@ up: environment
 
 test: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope -m "not long and not full" $$ARGS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not long and not full" $$ARGS
 
 faults: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --fault-table -m "case and not full" $$ARGS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --fault-table -m "case and not full" $$ARGS
 
 faults-full: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope --fault-table=run -m full $$ARGS
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --fault-table=run -m full $$ARGS
 
 mutations: environment
 	unset EMBEDDING_MODEL CORPUS

@@ -2,6 +2,7 @@
 service.
 """
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -34,6 +35,13 @@ schedule_storage:
   config: {base_dir: {env: DAGSTER_HOME}}
 """
 
+# A quarter of a minute of computing or more each, the longest first.
+_LONGEST = (
+    "test_faults_soak.py", "test_daemon.py", "test_same_vectors.py", "test_backends.py", "test_pipeline.py", "test_stack.py",
+    "test_client.py", "test_demo.py", "test_preparation.py", "test_documents.py",
+    "test_commands.py", "test_kills.py",
+)  # fmt: skip
+
 pytest_plugins = ["rba_pipeline_tests.fault_table"]
 
 
@@ -42,14 +50,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     For workers that take modules in this order: ``--dist loadscope --no-loadscope-reorder``.
     """
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(
-        key=lambda item: (
-            item.path not in slow,
-            item.get_closest_marker("model") is None,
-            item.get_closest_marker("postgres") is None,
-        )
-    )
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.name
+        return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, up to four: workers wait for disks, sockets and clocks."""
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.fixture(scope="session", autouse=True)

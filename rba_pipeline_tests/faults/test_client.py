@@ -164,6 +164,8 @@ def test_a_reply_that_drips_is_given_up_at_the_total_deadline(
 
     assert failures(results) == []
     assert time.monotonic() - started < 15
+    # What dripped was not waited for to its end, but asked for again.
+    assert oracle.sent.count(oracle.sent[3]) == 2
     check_invariants(project, oracle, results, resent=BATCH)
 
 

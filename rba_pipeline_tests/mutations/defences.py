@@ -36,15 +36,15 @@ DEFENCES = (
         "        self._thread.start()\n"
         "        threading.Thread(target=self._own, daemon=True).start()\n",
         f"{SERVICE}/test_faults_load.py::"
-        "test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one",
+        "test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one[openvino]",
     ),
     Defence(
-        "counting does not truncate",
+        "the tokenizer that counts is never told to truncate",
         "S2",
-        "embedding_service/backend/loading.py",
-        ' | {"truncation": None, "padding": None}',
-        ' | {"truncation": {"max_length": 64, "strategy": "LongestFirst", "stride": 0, '
-        '"direction": "Right"}, "padding": None}',
+        "embedding_service/backend/text_model.py",
+        "        kept = self.max_tokens - self._closing\n",
+        "        self._tokenizer.enable_truncation(8)\n"
+        "        kept = self.max_tokens - self._closing\n",
         f"{SERVICE}/test_faults_load.py::"
         "test_counts_stay_exact_while_other_texts_are_cut_and_encoded",
     ),

@@ -36,19 +36,32 @@ def text_of(n_words: int, seed: int) -> str:
     return " ".join(random.Random(seed).choices(TEXT.split(), k=n_words))
 
 
+@pytest.fixture(params=["torch", "openvino"])
+def on_either(
+    request: pytest.FixtureRequest, nomic: ServiceProcess, nomic_folder: Path
+) -> Iterator[ServiceProcess]:
+    """The tiny model in fp32, on each runtime."""
+    if request.param == "torch":
+        yield nomic
+        return
+    on_openvino = {"EMBEDDING_RUNTIME": "openvino", "EMBEDDING_PRECISION": "fp32"}
+    with ServiceProcess({"EMBEDDING_MODEL": str(nomic_folder), **on_openvino}) as service:
+        yield service
+
+
 @pytest.mark.case("S1")
 @pytest.mark.model
 def test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one(
-    nomic: ServiceProcess,
+    on_either: ServiceProcess,
 ) -> None:
     """The race that broke one request in five."""
     pool = [text_of(n, seed) for seed, n in enumerate((1, 2, 3, 5, 8, 13, 21, 34, 55, 89))]
-    golden = np.array([vector(ask(nomic, {"input": text}), 0) for text in pool])
+    golden = np.array([vector(ask(on_either, {"input": text}), 0) for text in pool])
 
     def worst(seed: int) -> float:
         plan = random.Random(seed)
         chosen = [plan.randrange(len(pool)) for _ in range(plan.randint(1, 3))]
-        answer = ask(nomic, {"input": [pool[i] for i in chosen]})
+        answer = ask(on_either, {"input": [pool[i] for i in chosen]})
         found = np.array([vector(answer, at) for at in range(len(chosen))])
         return float(np.abs(found - golden[chosen]).max())
 

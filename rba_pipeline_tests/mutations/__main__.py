@@ -21,7 +21,9 @@ from rba_pipeline_tests.mutations.defences import DEFENCES, Defence
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("rba_pipeline", "embedding_service", "rba_pipeline_tests", "benchmarks", "pyproject.toml")
-_TEST_S, _FIRST_S = 90, 900
+_TEST_S, _FIRST_S = 180, 900
+# A test that hangs without its defence has failed as well: by its own deadline, told as such.
+_OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--timeout=75", "-o", "timeout_method=signal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def run(tree: Path, tests: Sequence[str], within_s: float) -> Verdict:
     """Run ``tests`` in ``tree``, and end whatever they leave behind."""
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", *_OPTIONS, *tests],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,

@@ -29,14 +29,13 @@ class Defence:
 
 DEFENCES = (
     Defence(
-        "one thread owns the model",
+        "a vector goes to the text that it is of",
         "S1",
         "embedding_service/engine/owner.py",
-        "        self._thread.start()\n",
-        "        self._thread.start()\n"
-        "        threading.Thread(target=self._own, daemon=True).start()\n",
+        "        for ticket, vector in zip(batch, vectors, strict=True):\n",
+        "        for ticket, vector in zip(batch, vectors[::-1], strict=True):\n",
         f"{SERVICE}/test_faults_load.py::"
-        "test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one[openvino]",
+        "test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one[torch]",
     ),
     Defence(
         "the tokenizer that counts is never told to truncate",
@@ -60,8 +59,8 @@ DEFENCES = (
         "the deadline is that of the whole request",
         "C4",
         "rba_pipeline/resources/deadline_http.py",
-        "        self.settimeout(left_s if own_s is None else min(own_s, left_s))\n",
-        "        self.settimeout(own_s)\n",
+        "        own_s, left_s = self.gettimeout(), _left_s()\n",
+        "        own_s, left_s = self.gettimeout(), 1e6\n",
         f"{FAULTS}/test_client.py::test_a_reply_that_drips_is_given_up_at_the_total_deadline",
     ),
     Defence(
@@ -151,8 +150,8 @@ DEFENCES = (
         "a commit in doubt is begun again",
         "D3",
         "rba_pipeline/resources/database.py",
-        "        if connection.closed:\n            # psycopg leaves",
-        "        if False:\n            # psycopg leaves",
+        "                if pause_s is None or self._closing.wait(pause_s):\n",
+        "                if True:\n",
         f"{FAULTS}/test_database.py::TestKills::"
         "test_d3_a_commit_in_doubt_is_begun_again_and_doubles_nothing[lost-before-the-commit]",
     ),
@@ -200,13 +199,12 @@ DEFENCES = (
         "test_what_changes_between_look_and_read_neither_blocks_nor_leads_outside[T8-becomes-a-link]",
     ),
     Defence(
-        "a file appears whole or not at all",
+        "a run goes on from what is kept",
         "O1",
-        "rba_pipeline/resources/store_root.py",
-        '{secrets.token_hex(4)}.tmp"',
-        '{secrets.token_hex(4)}.parquet"',
-        f"{FAULTS}/test_kills.py::"
-        "test_at_an_operation_of_the_record[before-the-first-part-is-there]",
+        "rba_pipeline/assets/embeddings.py",
+        '            ledger.settle(embedding_store.kept(space, window.year), "reused")\n',
+        "",
+        f"{FAULTS}/test_kills.py::test_at_an_operation_of_the_record[before-outcomes-are-written]",
     ),
     Defence(
         "the database checks the length of a vector",

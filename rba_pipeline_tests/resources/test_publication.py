@@ -175,6 +175,7 @@ def test_a_quarantined_text_is_left_out_and_its_neighbours_are_published(
     assert (published.inserted, published.rows) == (1, 1)
 
 
+@pytest.mark.case("C18")
 @pytest.mark.parametrize(
     "vector",
     [

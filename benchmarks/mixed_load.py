@@ -51,19 +51,38 @@ class WrongAnswer(Exception):
     """A status that is not right for the request; the text says which."""
 
 
-def send_mixed(url: str, load: MixedLoad, *, callers: int, until: threading.Event) -> Counter[str]:
+def send_mixed(
+    url: str,
+    load: MixedLoad,
+    *,
+    callers: int,
+    until: threading.Event,
+    on_request: Callable[[], None] = lambda: None,
+) -> Counter[str]:
     """Keep ``callers`` requests in flight until the event is set; return how many of each kind.
+
+    Args:
+        on_request: Called after each, by its caller's thread.
 
     Raises:
         WrongAnswer: At the first answer that is not right; the other callers have ended.
     """
     with ThreadPoolExecutor(callers) as pool:
-        work = [pool.submit(_call, url, load, random.Random(i), until) for i in range(callers)]
+        work = [
+            pool.submit(_call, url, load, random.Random(i), until, on_request)
+            for i in range(callers)
+        ]
         counts = [future.result() for future in work]
     return sum(counts, Counter[str]())
 
 
-def _call(url: str, load: MixedLoad, chance: random.Random, until: threading.Event) -> Counter[str]:
+def _call(
+    url: str,
+    load: MixedLoad,
+    chance: random.Random,
+    until: threading.Event,
+    on_request: Callable[[], None],
+) -> Counter[str]:
     kinds, weights = list(_KINDS), [share for share, _ in _KINDS.values()]
     counts: Counter[str] = Counter()
     line = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=_TIMEOUT_S)
@@ -74,6 +93,7 @@ def _call(url: str, load: MixedLoad, chance: random.Random, until: threading.Eve
             if kind != "leaver" and status not in _KINDS[kind][1]:
                 raise WrongAnswer(f"a request of kind {kind!r} was answered with {status}")
             counts[kind if status != 429 else "refused"] += 1
+            on_request()
     finally:
         # Whoever ends, by a wrong answer or a lost line, ends the whole load.
         until.set()

@@ -1,6 +1,7 @@
 """Minutes of mixed load: every answer right, and no more memory at the end than after warm-up."""
 
 import argparse
+import itertools
 import sys
 import threading
 from collections import Counter
@@ -19,8 +20,10 @@ from benchmarks.texts import whole_words
 from embedding_service.backend.models import find_model
 
 _MIB = 2**20
-# Allocators and arenas settle for as long as new lengths come in new orders.
-_WARM_UP_S = 120
+# Allocators settle for as long as new lengths come in new orders: some two minutes on two idle
+# cores. Counted in requests, because a busy machine takes longer to meet as many.
+WARM_UP_REQUESTS = 3300
+_WARM_UP_S = 1800
 _BEARABLE = 1 * _MIB
 _MOST_NOISE = 1 * _MIB
 
@@ -70,22 +73,31 @@ def growth(samples: Sequence[tuple[float, float]]) -> Growth:
 
 
 def soak(
-    command: Command, words: Sequence[str], *, callers: int, seconds: float, warm_up_s: float = 0
+    command: Command, words: Sequence[str], *, callers: int, seconds: float, warm_up: int = 0
 ) -> tuple[Counter[str], list[tuple[float, float]], int]:
     """Return requests by kind, memory samples (seconds, bytes), and the peak in bytes.
 
-    The load goes on for ``warm_up_s`` before the ``seconds`` in which samples are taken.
+    There are ``warm_up`` requests before the ``seconds`` in which samples are taken.
 
     Raises:
         WrongAnswer: The server did not answer as it should.
-        ServerBroken: It ended.
+        ServerBroken: It ended, or was not warm within half an hour.
     """
-    over = threading.Event()
+    over, warm, sent_so_far = threading.Event(), threading.Event(), itertools.count(1)
+
+    def count() -> None:
+        if next(sent_so_far) >= warm_up:
+            warm.set()
+
     with ServerProcess(command) as server, ThreadPoolExecutor(1) as pool:
         load = MixedLoad(words, longest=_longest(server.url))
-        sent = pool.submit(send_mixed, server.url, load, callers=callers, until=over)
+        sent = pool.submit(
+            send_mixed, server.url, load, callers=callers, until=over, on_request=count
+        )
+        sent.add_done_callback(lambda _: warm.set())
         try:
-            over.wait(warm_up_s)
+            if not warm.wait(_WARM_UP_S):
+                raise ServerBroken(f"no {warm_up} requests were answered in {_WARM_UP_S} s")
             samples = sampled(server.rss, every_s=seconds / 300, seconds=seconds, until=over)
         finally:
             over.set()
@@ -125,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             words,
             callers=asked.callers,
             seconds=asked.minutes * 60,
-            warm_up_s=asked.warm_up * 60,
+            warm_up=asked.warm_up,
         )
     except (WrongAnswer, ServerBroken) as error:
         progress(str(error))
@@ -143,10 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=5, help="measured; default 5")
     parser.add_argument(
         "--warm-up",
-        type=float,
-        default=_WARM_UP_S / 60,
-        metavar="MINUTES",
-        help="before; default 2",
+        type=int,
+        default=WARM_UP_REQUESTS,
+        metavar="REQUESTS",
+        help=f"before; default {WARM_UP_REQUESTS}, two minutes on two idle cores",
     )
     parser.add_argument("--callers", type=positive, default=6, help="requests in flight; default 6")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", help="packaged name or folder")

@@ -67,7 +67,7 @@ def ends_well(project: Installation, oracle: OracleService, output: str, *, fail
 @pytest.mark.parametrize(
     ("before_the_texts", "change", "fails"),
     [
-        pytest.param(True, edit, "RecordMissing: 32 of", id="before-the-texts-edited"),
+        pytest.param(True, edit, "RecordMissing: 32 texts", id="before-the-texts-edited"),
         pytest.param(False, edit, "HoleInPartition", id="amid-the-texts-edited", marks=LONG),
         pytest.param(False, remove, "", id="amid-the-texts-removed", marks=LONG),
     ],

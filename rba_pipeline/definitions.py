@@ -26,8 +26,7 @@ from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.resources.with_defaults import with_defaults
 
-# For a step whose process was killed, or that ran out of patience: it goes on where it was. More
-# than once would only hide what is wrong, and have a service that is gone waited for that often.
+# For a step whose process was killed: it goes on where it was. More would only hide what kills it.
 ONE_MORE_TRY = dg.RetryPolicy(max_retries=1, delay=5)
 
 SAMPLE_CORPUS = Path(__file__).parent / "sample_corpus"

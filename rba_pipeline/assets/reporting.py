@@ -11,15 +11,7 @@ import dagster as dg
 import pyarrow as pa
 from dagster import DagsterExecutionInterruptedError, DagsterRunStatus
 
-from rba_pipeline.core.errors import (
-    DatabaseBusy,
-    DatabaseUnavailable,
-    ModelFailed,
-    ParserUnavailable,
-    RbaError,
-    ServiceOverloaded,
-    ServiceUnavailable,
-)
+from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.plots import pace_plot
 from rba_pipeline.core.windows import Window
 from rba_pipeline.partitions import window_of
@@ -33,8 +25,8 @@ Recipe = TypeVar("Recipe", bound=Callable[..., Any])
 def one_message(recipe: Recipe) -> Recipe:
     """Let a recipe that fails on purpose end its step with that one message.
 
-    Dagster's own retries are allowed only where another try can help. A run that is interrupted
-    counts as cancelled, whoever sent the signal.
+    Dagster's own retries are for steps whose process died. A run that is interrupted counts as
+    cancelled, whoever sent the signal.
     """
 
     @functools.wraps(recipe)
@@ -48,17 +40,9 @@ def one_message(recipe: Recipe) -> Recipe:
                 context.instance.report_run_canceling(run)
             raise
         except RbaError as error:
-            passing = isinstance(
-                error,
-                ServiceOverloaded
-                | ServiceUnavailable
-                | ModelFailed
-                | DatabaseUnavailable
-                | DatabaseBusy
-                | ParserUnavailable,
-            )
-            # It says what to do; the traces of its causes would only bury it.
-            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=passing) from None
+            # It says what to do; the traces of its causes would only bury it, and so would a
+            # second try: whatever may pass was waited for, and tried again, before it was raised.
+            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from None
 
     return cast(Recipe, reported)
 

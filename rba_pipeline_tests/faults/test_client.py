@@ -524,6 +524,7 @@ def test_the_same_space_with_other_numbers_stops_the_next_run(
 
 
 @pytest.mark.case("C27")
+@LONG
 def test_a_tenth_of_requests_failing_at_random_loses_nothing(
     project: Installation, oracle: OracleService
 ) -> None:

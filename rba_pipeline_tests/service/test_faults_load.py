@@ -36,7 +36,7 @@ def text_of(n_words: int, seed: int) -> str:
     return " ".join(random.Random(seed).choices(TEXT.split(), k=n_words))
 
 
-@pytest.fixture(params=["torch", "openvino"])
+@pytest.fixture(params=["torch", pytest.param("openvino", marks=pytest.mark.long)])
 def on_either(
     request: pytest.FixtureRequest, nomic: ServiceProcess, nomic_folder: Path
 ) -> Iterator[ServiceProcess]:

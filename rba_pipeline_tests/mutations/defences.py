@@ -89,14 +89,6 @@ DEFENCES = (
         f"{FAULTS}/test_client.py::test_a_service_that_fails_at_everything_is_no_poison",
     ),
     Defence(
-        "an outage charges no text",
-        "C11",
-        "rba_pipeline/core/dispatch.py",
-        "            if suspect.proof > self.answers:\n",
-        "            if False:\n",
-        f"{FAULTS}/test_client.py::test_a_service_that_fails_at_everything_is_no_poison",
-    ),
-    Defence(
         "a refused key is not tried again",
         "C14",
         "rba_pipeline/resources/embedding_client.py",

@@ -86,6 +86,7 @@ def embeddings_asset(
                     canary=canary,
                     traffic=traffic,
                     on_progress=progress_of(context, missing),
+                    doubted=earlier.keys(),
                 ):
                     embedding_store.append(space, window.year, part)
                     ledger.settle(part.text_hashes, "embedded")

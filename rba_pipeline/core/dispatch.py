@@ -6,7 +6,7 @@ seconds on the caller's monotonic clock.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -83,6 +83,8 @@ class Dispatch:
         unreachable: Those of ``addresses`` that did not answer before the run: they are probed
             first.
         pace: The pace to begin with; ``adaptive`` says whether it may change.
+        doubted: Hashes of texts that the service failed at in earlier runs: that it fails at them
+            again says nothing of itself.
         jitter: Factors around 1 for waits, so that several runs do not come back in one wave.
     """
 
@@ -94,6 +96,7 @@ class Dispatch:
     steps: BacklogSteps
     limits: Limits
     unreachable: Sequence[str] = ()
+    doubted: Collection[str] = ()
     jitter: Callable[[], float] = lambda: random.uniform(1.0, 1.25)
     rejections: list[Rejection] = field(default_factory=list)
     failure: EmbeddingError | None = None
@@ -329,10 +332,12 @@ class Dispatch:
         self._waiting += then.batches
         if then.suspect is not None:
             self._suspects.append(then.suspect)
-            blamed = sum(each.reason in PASSING_REASONS for each in self.rejections)
-            if len(self._suspects) + blamed > max(MOST_SUSPECTS, self._embedded):
+            blamed = [each.text.text_hash for each in self._suspects]
+            blamed += [each.text_hash for each in self.rejections if each.reason in PASSING_REASONS]
+            new = sum(name not in self.doubted for name in blamed)
+            if new > max(MOST_SUSPECTS, self._embedded):
                 self.failure = self.failure or ModelFailed(
-                    f"the service failed at {len(self._suspects)} texts that were sent alone, and "
+                    f"the service failed at {len(blamed)} texts that were sent alone, and "
                     f"embedded {self._embedded}: it is not the texts. See its log; nothing was "
                     "put into quarantine for this"
                 )

@@ -1,6 +1,6 @@
 """The resource ``embedding``: how hard a run leans on the service, checked before any work."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
@@ -202,6 +202,7 @@ class Embedding(CheckedResource):
         canary: NDArray[np.float32],
         traffic: Traffic,
         on_progress: Callable[[Traffic], None],
+        doubted: Collection[str] = (),
     ) -> Iterator[Part]:
         """Yield the vectors of all ``texts`` in parts, in the order in which answers arrive.
 
@@ -218,6 +219,7 @@ class Embedding(CheckedResource):
             canary: The canary's vector in this space, as ``EmbeddingClient.canary`` returns it.
             traffic: Counted up while the stream runs.
             on_progress: Called after each part.
+            doubted: Hashes of texts that the service failed at in earlier runs.
 
         Raises:
             EmbeddingError: The first failure that no other request could mend.
@@ -236,6 +238,7 @@ class Embedding(CheckedResource):
                 outage_s=self.outage_s,
             ),
             unreachable=info.unreachable,
+            doubted=doubted,
         )
         stream = EmbeddingStream(
             self.client, info, dispatch, traffic=traffic, canary=canary, truncate=self.truncate

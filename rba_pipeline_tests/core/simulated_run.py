@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
@@ -56,6 +56,7 @@ def run(
     addresses: Sequence[str] = ("a",),
     outage_s: float = 60,
     request_tokens: int = 1 << 30,
+    doubted: Collection[str] = (),
 ) -> Run:
     """Let all texts go through ``service``; vectors are kept at once."""
     wanted = list(wanted)
@@ -67,6 +68,7 @@ def run(
         False,
         BacklogSteps.read(USUAL_STEPS),
         Limits(2 * bounds.batch_size * bounds.parallel_batches, request_tokens, outage_s),
+        doubted=doubted,
         jitter=lambda: 1.0,
     )
     found, now_s, tickets = Run(dispatch), 0.0, itertools.count()

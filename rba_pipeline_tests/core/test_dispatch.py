@@ -352,3 +352,16 @@ def test_where_the_service_fails_at_most_texts_the_texts_are_not_blamed() -> Non
 
     assert isinstance(found.dispatch.failure, ModelFailed)
     assert "it is not the texts" in str(found.dispatch.failure)
+
+
+def test_texts_that_failed_in_earlier_runs_may_fail_again_without_ending_this_one() -> None:
+    wanted = texts(12)
+    doubted = [text.text_hash for text in wanted]
+
+    found = run(
+        lambda address, names, at_s: ModelFailed("500") if names else None,
+        wanted, bounds=Bounds(8, 2), outage_s=600, doubted=doubted,
+    )  # fmt: skip
+
+    assert found.dispatch.failure is None
+    assert sorted(found.rejected) == sorted(doubted)

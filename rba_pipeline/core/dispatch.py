@@ -131,12 +131,13 @@ class Dispatch:
             return probe
         if self._in_flight >= self.pace.now.parallel_batches:
             return None
-        place = self._due(now_s)
-        avoid = frozenset() if place is None else self._waiting[place].failed_at
-        replica = chosen(self._replicas.values(), 0, now_s, avoid=avoid)
+        place, replica = self._due(now_s)
         if replica is None:
             return None
         batch = self._fresh_batch() if place is None else self._waiting.pop(place)
+        if batch is None and not self._in_flight and (due := self._all_due(now_s)):
+            # Nobody is left who did not fail at it, or can be waited for.
+            batch = self._waiting.pop(due[0])
         if batch is None:
             return self._sign_of_life(now_s)
         self._in_flight += 1
@@ -256,12 +257,23 @@ class Dispatch:
 
     # How
 
-    def _due(self, now_s: float) -> int | None:
-        """Return the place of the first waiting batch that may be sent now."""
-        for place, batch in enumerate(self._waiting):
-            if batch.not_before_s <= now_s and batch.proof <= self.answers:
-                return place
-        return None
+    def _due(self, now_s: float) -> tuple[int | None, Replica | None]:
+        """Return the place of the first waiting batch for which somebody is able who has not failed
+        at it yet, or ``None`` for fresh texts, and who that is.
+        """
+        for place in self._all_due(now_s):
+            avoid = self._waiting[place].failed_at
+            if (replica := chosen(self._replicas.values(), 0, now_s, avoid=avoid)) is not None:
+                return place, replica
+        return None, chosen(self._replicas.values(), 0, now_s)
+
+    def _all_due(self, now_s: float) -> list[int]:
+        """Return the places of the waiting batches that may be sent now."""
+        return [
+            place
+            for place, batch in enumerate(self._waiting)
+            if batch.not_before_s <= now_s and batch.proof <= self.answers
+        ]
 
     def _fresh_batch(self) -> Batch | None:
         if self.adaptive:

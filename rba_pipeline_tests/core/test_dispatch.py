@@ -365,3 +365,23 @@ def test_texts_that_failed_in_earlier_runs_may_fail_again_without_ending_this_on
 
     assert found.dispatch.failure is None
     assert sorted(found.rejected) == sorted(doubted)
+
+
+@pytest.mark.parametrize("wait_s", [2.0, 60.0])
+def test_a_batch_that_failed_once_waits_for_nobody_while_others_are_able(wait_s: float) -> None:
+    failed: list[str] = []
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if address == "b":
+            return ServiceOverloaded("full", wait_s)
+        if names and not failed:
+            failed.append(address)
+            return ServiceUnavailable("reset")
+        return None
+
+    found = run(service, texts(400), bounds=Bounds(8, 2), addresses=("a", "b"), outage_s=300)
+
+    assert failed == ["a"]
+    assert found.dispatch.failure is None
+    assert len(found.embedded) == 400
+    assert found.ended_s < 30

@@ -11,25 +11,17 @@ from rba_pipeline.assets.reporting import (
     traffic_of,
     window_in,
 )
-from rba_pipeline.core.embeddings import Outcome, outcome_of
-from rba_pipeline.core.windows import Window
+from rba_pipeline.core.embeddings import outcome_of
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore
 from rba_pipeline.resources.embedding_stream import Traffic
-from rba_pipeline.resources.quarantine import QuarantineEntry
+from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline.resources.vector_store import VectorStore
 
 _OUTCOMES = ("embedded", "reused", "truncated", "quarantined")
-_DETAILS = {
-    "model_failed": "the service fails at this text, alone, and at no other",
-    "timed_out": "the service gives no answer to this text, alone, within timeout_s",
-    "connection_lost": "the connection is lost whenever this text is sent, alone",
-    "too_large": "the service cannot take this text, alone, in one request",
-    "text_too_long": "the text is longer than the model takes; truncate=true embeds its beginning",
-}
 
 
 def embeddings_asset(
@@ -103,9 +95,7 @@ def embeddings_asset(
 
         made = embedding_store.outcomes(window)
         quarantined = made.quarantined.values()
-        vector_store.replace_quarantine(
-            "text", window, [_entry(row, window) for row in quarantined if not row.is_forgotten]
-        )
+        vector_store.replace_quarantine("text", window, text_entries(quarantined, window))
         return dg.MaterializeResult(
             metadata={
                 "texts": texts,
@@ -122,17 +112,3 @@ def embeddings_asset(
         )
 
     return embeddings
-
-
-def _entry(row: Outcome, window: Window) -> QuarantineEntry:
-    return QuarantineEntry(
-        kind="text",
-        name=row.text_hash,
-        window_start=window.start,
-        window_end=window.end,
-        reason=str(row.reason),
-        detail=_DETAILS.get(
-            str(row.reason), "the service rejects this text; the rest of its document is searchable"
-        ),
-        attempts=row.attempts,
-    )

@@ -9,6 +9,7 @@ from rba_pipeline.partitions import today
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.publication import VECTORS
+from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.staging import Content
 from rba_pipeline.resources.vector_store import VectorStore
@@ -51,6 +52,10 @@ def vectors_asset(
             elsewhere=source.catalogue(today()).elsewhere(window.start, window.end),
         )
         published = vector_store.publish(made.space, window, content)
+        # Written with the outcomes, unless the database was made anew since, or was away then.
+        vector_store.replace_quarantine(
+            "text", window, text_entries(made.quarantined.values(), window)
+        )
 
         return dg.MaterializeResult(
             metadata={

@@ -7,7 +7,17 @@ from datetime import date
 import psycopg
 from psycopg.rows import class_row
 
+from rba_pipeline.core.embeddings import Outcome
 from rba_pipeline.core.windows import Window
+
+_TEXT_DETAILS = {
+    "model_failed": "the service fails at this text, alone, and at no other",
+    "timed_out": "the service gives no answer to this text, alone, within timeout_s",
+    "connection_lost": "the connection is lost whenever this text is sent, alone",
+    "too_large": "the service cannot take this text, alone, in one request",
+    "text_too_long": "the text is longer than the model takes; truncate=true embeds its beginning",
+}
+_TEXT_REJECTED = "the service rejects this text; the rest of its document is searchable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +117,21 @@ def entries(connection: psycopg.Connection, corpus: str) -> list[QuarantineEntry
             "FROM quarantine WHERE corpus = %s ORDER BY kind, name",
             [corpus],
         ).fetchall()
+
+
+def text_entries(quarantined: Iterable[Outcome], window: Window) -> list[QuarantineEntry]:
+    """Return the entries of texts of ``window`` without a vector, but for the forgotten ones."""
+    return [
+        QuarantineEntry(
+            kind="text",
+            name=row.text_hash,
+            window_start=window.start,
+            window_end=window.end,
+            reason=str(row.reason),
+            detail=_TEXT_DETAILS.get(str(row.reason), _TEXT_REJECTED),
+            # At least one: an entry that is to be tried again stays until it was.
+            attempts=max(1, row.attempts),
+        )
+        for row in quarantined
+        if not row.is_forgotten
+    ]

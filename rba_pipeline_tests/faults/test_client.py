@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import psycopg
 import pytest
 
+from rba_pipeline.assets.vectors import vectors_asset
+from rba_pipeline.definitions import build_resources
 from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.partitions import partitions_by
 from rba_pipeline.second_chances import retry
 from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION, add_documents
 from rba_pipeline_tests.faults.invariants import check_invariants, check_message
@@ -264,6 +268,30 @@ def test_one_poisoned_text_of_32_is_found_in_ten_calls_and_its_neighbours_are_st
     assert len([row for row in project.rows().values() if row[0] == "again"]) == (
         figure(results, "texts") - 1
     )
+
+
+@pytest.mark.case("C9")
+def test_publishing_alone_lists_the_texts_without_a_vector(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = fails_at("A-7-3")
+    first = run(project)
+    with project.neighbours() as found:
+        (before,) = found.vector_store.quarantine()
+        found.vector_store.drop_from_quarantine("text", [before.name])
+
+    settings = project.settings
+    published = dg.materialize(
+        [vectors_asset(partitions_by(settings.grain, settings.first_year), None)],
+        partition_key=PARTITION,
+        resources=build_resources(settings),
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+
+    assert failures(first) == []
+    assert published.success
+    with project.neighbours() as found:
+        assert found.vector_store.quarantine() == [before]
 
 
 @pytest.mark.case("C9")

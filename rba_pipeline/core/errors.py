@@ -63,6 +63,10 @@ class RecordMissing(RbaError):
     """What this step reads is not there. The message says which asset to materialise."""
 
 
+class RecordFull(RbaError):
+    """The record's disk takes no more: it is full, or may only be read."""
+
+
 class RecordDamaged(RbaError):
     """A file of the record cannot be read. The message names it; removing it is for people."""
 

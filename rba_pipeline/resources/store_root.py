@@ -1,5 +1,6 @@
 """The root folder of the record: whole files on a local disk or any fsspec URL."""
 
+import errno
 import os
 import posixpath
 import secrets
@@ -12,7 +13,9 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from rba_pipeline.core.errors import RecordDamaged
+from rba_pipeline.core.errors import RecordDamaged, RecordFull
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 class StoreRoot:
@@ -49,9 +52,14 @@ class StoreRoot:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, target)
-        except BaseException:
+        except BaseException as error:
             if os.path.exists(aside):
                 os.unlink(aside)
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise RecordFull(
+                    f"{self.url}/{path} cannot be written ({error.strerror}): make room, and run "
+                    "again; what was kept before is still there"
+                ) from error
             raise
 
     @contextmanager

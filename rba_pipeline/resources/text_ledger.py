@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rba_pipeline.core.embeddings import Text, batched
-from rba_pipeline.core.errors import RecordMissing
+from rba_pipeline.core.errors import RecordFull, RecordMissing
 
 # All that it takes in memory; what does not fit lies in a temporary file.
 _CACHE_KIB = 8 * 1024
@@ -17,7 +17,7 @@ class TextLedger:
     """Distinct texts by hash, each with its length in tokens, and a state once it has one.
 
     It lies in a private temporary database that ends with the block, or with the process. For one
-    thread.
+    thread. A full disk ends the block with ``RecordFull``.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,11 @@ class TextLedger:
         trace: TracebackType | None,
     ) -> None:
         self._table.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise RecordFull(
+                f"the temporary file of this run's texts cannot be written ({error}): make room in "
+                "the folder for temporary files, or name another one with SQLITE_TMPDIR"
+            ) from error
 
     def add(self, texts: Iterable[tuple[str, int]]) -> None:
         """Enter texts without a state: hash in hex, and tokens. Those known already stay as they

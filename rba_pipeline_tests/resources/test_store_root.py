@@ -1,13 +1,16 @@
 """Whole files, or none, on a local disk and elsewhere."""
 
+import resource
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rba_pipeline.core.errors import RecordDamaged
+from rba_pipeline.core.errors import RecordDamaged, RecordFull
 from rba_pipeline.resources.store_root import StoreRoot
 
 
@@ -156,6 +159,31 @@ def test_two_roots_on_one_url_see_the_same_files(root: StoreRoot) -> None:
     put(root, "a/x.parquet", b"1")
 
     assert other.list("a", "") == ["a/x.parquet"]
+
+
+def test_a_disk_without_room_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    root = StoreRoot(str(tmp_path))
+    put(root, "a/kept.parquet", b"before")
+
+    with (
+        pytest.raises(RecordFull, match=r"a/kept\.parquet cannot be written \(File too large"),
+        limited_file_size(1000),
+    ):
+        put(root, "a/kept.parquet", b"x" * 5000)
+
+    assert content(root, "a/kept.parquet") == b"before"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept.parquet"]
+
+
+@contextmanager
+def limited_file_size(most: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``most`` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_parquet_file_is_not_fetched_before_its_rows_are_asked_for(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from rba_pipeline.core.embeddings import Text
-from rba_pipeline.core.errors import RecordMissing
+from rba_pipeline.core.errors import RecordFull, RecordMissing
 from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline_tests.resources.sample_records import sha256
+from rba_pipeline_tests.resources.test_store_root import limited_file_size
 
 A, B, C, D = map(sha256, "abcd")
 
@@ -70,3 +71,12 @@ def test_more_texts_than_are_looked_up_at_once_are_all_found() -> None:
 
         assert ledger.take(hashes) == set(hashes)
         assert ledger.totals() == (3000, 3000, 0)
+
+
+def test_a_ledger_that_cannot_grow_says_where_room_is_needed() -> None:
+    with (
+        pytest.raises(RecordFull, match="SQLITE_TMPDIR"),
+        limited_file_size(100_000),
+        TextLedger() as ledger,
+    ):
+        ledger.add((sha256(str(number)), 1) for number in range(300_000))

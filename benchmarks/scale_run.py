@@ -23,8 +23,7 @@ from rba_pipeline.core.documents import Document
 from rba_pipeline.definitions import Settings, build_resources
 from rba_pipeline.neighbours import neighbours
 from rba_pipeline.partitions import key_of, partitions_by, today, window_of
-from rba_pipeline.resources.catalogue import Entry
-from rba_pipeline_tests.resources.sample_records import sha256
+from rba_pipeline_tests.resources.sample_records import entry, sha256
 
 FILED_ON = date(2013, 6, 4)
 _CHUNKS_PER_DOCUMENT = 100
@@ -53,7 +52,7 @@ def write_record(settings: Settings, chunks: int) -> None:
         with found.vector_store.catalogue_lock():
             found.source.refresh(today())
         chunking_id = found.chunking.settings(found.embedding.handshake()).chunking_id
-        found.records.write_documents(window, [_entry(each) for each in documents], documents)
+        found.records.write_documents(window, [entry(each) for each in documents], documents)
         made = (_chunk(number, documents) for number in range(chunks))
         found.records.write_chunks(
             window, chunking_id, lambda of: islice(made, _CHUNKS_PER_DOCUMENT)
@@ -100,19 +99,6 @@ def _document(number: int, corpus: str) -> Document:
         sections=(),
         sha256=sha256(f"bytes {number}"),
         content_hash=sha256(f"content {number}"),
-    )
-
-
-def _entry(of: Document) -> Entry:
-    return Entry(
-        path=of.path,
-        size=1,
-        modified="1",
-        sha256=of.sha256,
-        stated_hash="",
-        parser_version=1,
-        document_id=of.document_id,
-        content_hash=of.content_hash,
     )
 
 

@@ -39,6 +39,9 @@ ALLOWED: dict[str, set[str]] = {
         "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster",
         "pyarrow",
     },
+    "rba_pipeline.standings": {
+        "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster",
+    },
     "rba_pipeline.jobs": {"rba_pipeline.assets", "dagster"},
     "embedding_service.errors": set(),
     "embedding_service.cores": set(),
@@ -70,6 +73,7 @@ HOMES: dict[str, set[str]] = {
         "rba_pipeline.resources.staging", "rba_pipeline.resources.database",
         "rba_pipeline.resources.refusals", "rba_pipeline.resources.locks",
         "rba_pipeline.resources.vector_index", "rba_pipeline.resources.publishing",
+        "rba_pipeline.resources.served_documents",
     },
     "requests": {"rba_pipeline.resources.deadline_http", "rba_pipeline.local_service"},
     "urllib3": {"rba_pipeline.resources.deadline_http"},

@@ -132,6 +132,10 @@ class EmbeddingStore(dg.ConfigurableResource):
         about = {"space": asdict(space), "chunking_id": chunking_id}
         self._write_outcomes(self._outcomes_path(window), json.dumps(about), rows)
 
+    def is_recorded(self, window: Window) -> bool:
+        """Return whether a run of ``window`` kept what became of its texts."""
+        return self._root().exists(self._outcomes_path(window))
+
     def outcomes(self, window: Window) -> Outcomes:
         """Return what the last run kept for ``window``.
 

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr
 
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.standings import Served
 from rba_pipeline.core.vectors import Hit
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources import (
@@ -28,6 +29,7 @@ from rba_pipeline.resources.checked_resource import CheckedResource
 from rba_pipeline.resources.database import Database
 from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
+from rba_pipeline.resources.served_documents import served_documents
 from rba_pipeline.resources.space_register import HeldSpace
 from rba_pipeline.resources.staging import Content
 from rba_pipeline.resources.vector_search import Filters
@@ -179,6 +181,15 @@ class VectorStore(CheckedResource):
             return [row[0] for row in rows]
 
         return self._run("reading filing dates", dates)
+
+    def served_documents(self, space: str, chunking_id: str) -> list[tuple[date, Served]]:
+        """Return every document of the corpus with its filing date, as it stands in ``space``."""
+        return self._run(
+            "reading the documents",
+            lambda connection: served_documents(
+                connection, self.corpus, space=space, chunking_id=chunking_id
+            ),
+        )
 
     def active_space(self) -> Space | None:
         """Return the space that search reads; ``None`` before anything was published."""

@@ -1,0 +1,54 @@
+"""How every partition stands: asked of the catalogue, the record and the database."""
+
+from collections import defaultdict
+
+import dagster as dg
+
+from rba_pipeline.core.standings import Served, Standing, standing
+from rba_pipeline.partitions import key_of, window_of
+from rba_pipeline.resources.catalogue import Catalogue
+from rba_pipeline.resources.embedding_store import EmbeddingStore
+from rba_pipeline.resources.vector_store import VectorStore
+
+
+def standings(
+    partitions: dg.TimeWindowPartitionsDefinition,
+    catalogue: Catalogue,
+    *,
+    space: str,
+    chunking_id: str,
+    embedding_store: EmbeddingStore,
+    vector_store: VectorStore,
+) -> list[Standing]:
+    """Return the partitions that hold a document in source or database, in order of their keys.
+
+    Nothing is embedded, cut or changed for it. A document whose date moved counts in both its
+    partitions: as gone in the one, as new in the other.
+
+    Args:
+        catalogue: As of its last refresh.
+        space: Of the service that runs would use.
+        chunking_id: Of the settings that they would cut with.
+    """
+    wanted: dict[str, dict[str, str]] = defaultdict(dict)
+    for entry in catalogue.all_documents():
+        if entry.published_on is not None:
+            key = key_of(partitions, entry.published_on)
+            wanted[key][entry.document_id] = entry.content_hash
+
+    first_day = partitions.start.date()
+    served: dict[str, list[Served]] = defaultdict(list)
+    for day, document in vector_store.served_documents(space, chunking_id):
+        # Published when the first year was an earlier one.
+        if day >= first_day:
+            served[key_of(partitions, day)].append(document)
+
+    return [
+        standing(
+            key,
+            wanted[key],
+            served[key],
+            is_recorded=embedding_store.is_recorded(window_of(partitions, key)),
+        )
+        for key in sorted(wanted.keys() | served.keys())
+    ]

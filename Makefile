@@ -21,6 +21,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 export PYTHON TORCH_INDEX CORPUS EMBEDDING_MODEL ARGS
 
+# A worker that dies fails the test that it was at. Replaced, it would wait for ever once it is given a module of one test.
+PYTEST := HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --max-worker-restart=0
+
 # Folders given relative to where make was called stay right wherever a command runs.
 define absolute
 absolute() { if [ -e "$$1" ]; then realpath -- "$$1"; else printf '%s\n' "$$1"; fi; }
@@ -55,15 +58,15 @@ up: environment
 
 test: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m "not long and not full" $$ARGS
+	$(PYTEST) -m "not long and not full" $$ARGS
 
 faults: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --fault-table -m "case and not full" $$ARGS
+	$(PYTEST) --fault-table -m "case and not full" $$ARGS
 
 faults-full: environment
 	unset EMBEDDING_MODEL CORPUS
-	HF_HUB_OFFLINE=1 exec .venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --fault-table=run -m full $$ARGS
+	$(PYTEST) --fault-table=run -m full $$ARGS
 
 mutations: environment
 	unset EMBEDDING_MODEL CORPUS

@@ -184,7 +184,7 @@ class Database:
         if not refused.passes or (refused.is_lost and self._is_pinned):
             return None
         patience = self._patience
-        if not self._was_reached:
+        if not (self._was_reached or refused.is_there):
             patience = replace(patience, within_s=min(patience.within_s, FIRST_CONNECT_S))
         return patience.next_pause_s(failed=failed, elapsed_s=elapsed_s, jitter=random.random())
 

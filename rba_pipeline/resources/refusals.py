@@ -25,7 +25,10 @@ _FULL = ("53100", "53200")
 _UNNAMED = ("XX000", "58030")
 _NO_ROOM = ("could not extend file", "File too large", "No space left", "quota exceeded")
 _READ_ONLY = "25006"
-# While connecting there is no SQLSTATE. These do not pass by themselves.
+# While connecting there is no SQLSTATE. Somebody is there, and will let us in later.
+_CROWDED = ("too many clients", "too many connections", "connection slots are reserved")
+_NOT_YET = ("is starting up", "is shutting down", "in recovery mode", "not yet accepting")
+# These do not pass by themselves.
 _HOPELESS = ("authentication failed", "does not exist", "pg_hba.conf", "no password supplied")
 # Data exception, integrity violation, and what a trigger raises without a state of its own.
 _OF_ONE_ROW = ("22", "23", "P0001")
@@ -40,6 +43,7 @@ class Refusal:
         sentence: For people; neither password nor row, whose text Postgres may quote as well.
         is_lost: The connection is gone, or about to go.
         passes: The same may succeed later.
+        is_there: The server itself said so: its address is right, whatever else is not.
         is_lock: Somebody else held a lock for too long.
     """
 
@@ -47,12 +51,15 @@ class Refusal:
     sentence: str
     is_lost: bool = False
     passes: bool = False
+    is_there: bool = False
     is_lock: bool = False
 
 
 def refusal_of(error: psycopg.Error) -> Refusal:
     """Return what ``error`` means; what is not known to pass does not."""
     state, said = error.sqlstate or "", quoted(error)
+    if not state and any(words in said for words in _CROWDED):
+        return _busy("53300", said)
     if state.startswith(_LOST) or (not state and isinstance(error, psycopg.OperationalError)):
         return _unavailable(said)
     if state in _BUSY:
@@ -92,6 +99,7 @@ def _unavailable(said: str) -> Refusal:
         "nothing is lost, nothing comes twice",
         is_lost=True,
         passes=not any(words in said for words in _HOPELESS),
+        is_there=any(words in said for words in _NOT_YET),
     )
 
 
@@ -101,7 +109,7 @@ def _busy(state: str, said: str) -> Refusal:
         return Refusal(DatabaseBusy, sentence, passes=True, is_lock=True)
     if state == "53300":
         sentence = f"{said}. Run less at once, or raise max_connections"
-        return Refusal(DatabaseBusy, sentence, passes=True)
+        return Refusal(DatabaseBusy, sentence, passes=True, is_there=True)
     sentence = f"other transactions were in the way ({said}). Run again when they are done"
     return Refusal(DatabaseBusy, sentence, passes=True)
 

@@ -199,6 +199,22 @@ class TestKills:
         assert "test@" not in str(raised.value)
         assert rows(database_url) == []
 
+    def test_a_server_without_a_free_connection_is_busy_and_asked_again(
+        self, database_url: str
+    ) -> None:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE crowd LOGIN PASSWORD 'test' CONNECTION LIMIT 0")
+        crowded = database_url.replace("//rba:", "//crowd:")
+        try:
+            with (
+                store_of(crowded, retry_for_s=1).open() as store,
+                pytest.raises(DatabaseBusy, match=r"failed \d+ times.*raise max_connections"),
+            ):
+                store.count()
+        finally:
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute("DROP ROLE crowd")
+
     @pytest.mark.parametrize(
         ("fate", "inserted"),
         [

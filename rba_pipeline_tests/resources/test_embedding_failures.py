@@ -41,7 +41,8 @@ def test_after_a_failure_the_answers_in_flight_are_handed_over_before_it_is_rais
 
     answered = [text for sent in oracle.sent[1:] for text in sent]
     assert sorted(hashes(parts)) == sorted(map(sha256, answered))
-    assert 3 <= len(oracle.sent) <= 6
+    # How many were sent before the failure was seen is the machine's doing; not all were.
+    assert 3 <= len(oracle.sent) < 30
     assert no_workers_left()
 
 

@@ -28,7 +28,7 @@ E = psycopg.errors
         ),
         pytest.param(
             psycopg.OperationalError("FATAL: sorry, too many clients already"),
-            DatabaseUnavailable, True, id="too-many-clients",
+            DatabaseBusy, True, id="too-many-clients",
         ),
         pytest.param(
             psycopg.OperationalError('FATAL: password authentication failed for user "u"'),
@@ -99,6 +99,22 @@ def test_a_refusal_says_what_to_do(error: psycopg.Error, advice: str) -> None:
 )
 def test_which_refusals_are_of_one_row(error: psycopg.Error, expected: bool) -> None:
     assert is_of_one_row(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param("the database system is starting up", True, id="starting"),
+        pytest.param("the database system is in recovery mode", True, id="recovering"),
+        pytest.param('too many connections for role "u"', True, id="crowded"),
+        pytest.param("Connection refused", False, id="refused"),
+        pytest.param("could not translate host name", False, id="no-such-host"),
+    ],
+)
+def test_a_server_that_answers_is_told_from_an_address_where_nobody_is(
+    said: str, expected: bool
+) -> None:
+    assert refusal_of(psycopg.OperationalError(f"FATAL: {said}")).is_there is expected
 
 
 def test_a_very_long_message_is_cut() -> None:

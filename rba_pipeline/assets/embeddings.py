@@ -61,7 +61,8 @@ def embeddings_asset(
         with TextLedger() as ledger:
             ledger.add(records.text_hashes(window, chunking_id))
             ledger.settle(held, "held")
-            ledger.settle(embedding_store.kept(space, window.year), "reused")
+            for state, hashes in embedding_store.kept(space, window.year):
+                ledger.settle(hashes, state)
             texts, tokens, missing = ledger.totals()
             advice = embedding.advice(info, texts=texts, tokens=tokens)
             for sentence in advice:

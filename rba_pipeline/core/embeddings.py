@@ -121,22 +121,20 @@ def outcome_of(
     """Return what became of one text.
 
     Args:
-        state: ``embedded`` or ``truncated`` now, or ``reused``; anything else: it has no vector.
+        state: ``embedded``, ``truncated`` or ``reused``; anything else: it has no vector.
         rejection: Why it was not embedded, if it was sent in vain.
-        before: Its outcome in the run before, in the same space. A text that was quarantined there
-            and is not sent now keeps its outcome.
+        before: Its outcome, if the run before quarantined it in the same space. It keeps it if it
+            is not sent now.
 
     Raises:
         RuntimeError: It has no vector, and was neither rejected now nor quarantined before.
     """
     if state in ("embedded", "truncated", "reused"):
-        was_cut = before is not None and before.outcome == "truncated"
-        outcome = "truncated" if state == "reused" and was_cut else state
-        return Outcome(text_hash, outcome, None, 0, tokens)
+        return Outcome(text_hash, state, None, 0, tokens)
     if rejection is not None:
         attempts = rejection.attempts + (before.attempts if before else 0)
         return Outcome(text_hash, "quarantined", rejection.reason, attempts, tokens)
-    if before is None or before.outcome != "quarantined":
+    if before is None:
         raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in Dispatch")
     return before
 

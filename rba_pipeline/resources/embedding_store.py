@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,12 +75,21 @@ class EmbeddingStore(dg.ConfigurableResource):
         """Keep the vectors of ``part``; when this returns they survive any kill."""
         if part.text_hashes:
             with self._root().write(self._new_path(space, year)) as file:
-                pq.write_table(_table(part.text_hashes, part.vectors), file, **_AS_THEY_ARE)
+                table = _table(part.text_hashes, part.vectors, part.truncated)
+                pq.write_table(table, file, **_AS_THEY_ARE)
 
-    def kept(self, space: str, year: int) -> Iterator[str]:
-        """Yield the hashes that have a vector in ``space``; some may come twice."""
-        for hashes, _ in self._blocks(space, year, columns=["text_hash"]):
-            yield from hashes
+    def kept(self, space: str, year: int) -> Iterator[tuple[str, list[str]]]:
+        """Yield the hashes that have a vector in ``space``, in blocks; some may come twice.
+
+        Each block has the outcome of its texts for a run that finds them: ``reused``, or
+        ``truncated`` where the vector is of the text's beginning.
+        """
+        for hashes, batch in self._blocks(space, year, columns=["text_hash", "is_truncated"]):
+            flags = batch.column("is_truncated").to_pylist()
+            cut = {name for name, is_cut in zip(hashes, flags, strict=True) if is_cut}
+            yield "reused", [name for name in hashes if name not in cut]
+            if cut:
+                yield "truncated", [name for name in hashes if name in cut]
 
     def vectors(
         self, space: str, year: int, wanted: Iterable[str]
@@ -154,14 +163,12 @@ class EmbeddingStore(dg.ConfigurableResource):
         return Outcomes(Space(**about["space"]), about["chunking_id"], counts, quarantined)
 
     def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
-        """Return the texts that the last run cut or quarantined in ``space``, by hash."""
+        """Return the texts that the last run quarantined in ``space``, by hash."""
         path = self._outcomes_path(window)
         if not self._root().exists(path) or json.loads(self._about(path))["space"]["id"] != space:
             return {}
         return {
-            row.text_hash: row
-            for row in self._outcome_rows(path)
-            if row.outcome in ("truncated", "quarantined")
+            row.text_hash: row for row in self._outcome_rows(path) if row.outcome == "quarantined"
         }
 
     def quarantined_in(self, names: Collection[str]) -> dict[str, list[str]]:
@@ -263,10 +270,18 @@ class EmbeddingStore(dg.ConfigurableResource):
                 yield batch.column("text_hash").to_pylist(), batch
 
 
-def _table(hashes: Iterable[str], vectors: NDArray[np.float32]) -> pa.Table:
+def _table(
+    hashes: Sequence[str], vectors: NDArray[np.float32], truncated: Collection[str] = ()
+) -> pa.Table:
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    return pa.table({"text_hash": pa.array(list(hashes), pa.string()), "vector": column})
+    return pa.table(
+        {
+            "text_hash": pa.array(hashes, pa.string()),
+            "is_truncated": pa.array([name in truncated for name in hashes], pa.bool_()),
+            "vector": column,
+        }
+    )
 
 
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:

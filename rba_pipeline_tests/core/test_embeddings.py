@@ -92,14 +92,12 @@ def quarantined(name: str, reason: str, attempts: int, *, is_forgotten: bool = F
 
 
 @pytest.mark.parametrize("state", [None, "taken", "held"])
-@pytest.mark.parametrize("before", [None, Outcome("a", "embedded", None, 0, 5)])
-def test_a_text_without_an_outcome_is_an_error(state: str | None, before: Outcome | None) -> None:
+def test_a_text_without_an_outcome_is_an_error(state: str | None) -> None:
     with pytest.raises(RuntimeError, match="text a has no outcome"):
-        outcome_of("a", 5, state, rejection=None, before=before)
+        outcome_of("a", 5, state, rejection=None, before=None)
 
 
 REJECTED = Rejection("a", "model_failed", attempts=3)
-CUT = Outcome("a", "truncated", None, 0, 5)
 FAILED = quarantined("a", "model_failed", 3)
 
 
@@ -108,10 +106,8 @@ FAILED = quarantined("a", "model_failed", 3)
     [
         pytest.param("embedded", None, None, ("embedded", None, 0), id="embedded"),
         pytest.param("embedded", None, FAILED, ("embedded", None, 0), id="embedded-at-last"),
-        pytest.param("embedded", None, CUT, ("embedded", None, 0), id="whole-now"),
         pytest.param("truncated", None, None, ("truncated", None, 0), id="cut"),
         pytest.param("reused", None, None, ("reused", None, 0), id="reused"),
-        pytest.param("reused", None, CUT, ("truncated", None, 0), id="still-known-as-cut"),
         pytest.param("taken", REJECTED, None, ("quarantined", "model_failed", 3), id="rejected"),
         pytest.param(
             "taken", REJECTED, FAILED, ("quarantined", "model_failed", 6), id="attempts-add-up"

@@ -439,7 +439,7 @@ def test_a_reply_that_breaks_the_contract_is_refused_whole(
     failed = run(project)
     with project.neighbours() as found:
         window = project.window(PARTITION)
-        kept = set(found.embedding_store.kept(oracle.space(), window.year))
+        blocks = list(found.embedding_store.kept(oracle.space(), window.year))
     oracle.script = lambda number, texts: None
     results = run(project)
 
@@ -447,8 +447,29 @@ def test_a_reply_that_breaks_the_contract_is_refused_whole(
     assert "ContractBroken" in message
     assert named in message
     check_message(message)
-    assert kept.isdisjoint(map(sha256, bad))
+    assert {name for _, names in blocks for name in names}.isdisjoint(map(sha256, bad))
     assert failures(results) == []
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+def test_a_text_that_was_cut_by_a_run_that_failed_is_known_as_cut_afterwards(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_TRUNCATE"] = "true"
+
+    def cut_one_then_break(number: int, texts: list[str]) -> Reply | None:
+        if number == 0:
+            return change(oracle, texts, lambda data: data[0].update(truncated=True))
+        return None if number < 6 else Reply.error(400, "no_such_thing")
+
+    oracle.script = cut_one_then_break
+    (message,) = failures(run(project))
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    assert "no_such_thing" in message
+    assert failures(results) == []
+    assert figure(results, "truncated") == 1
     check_invariants(project, oracle, results, resent=IN_FLIGHT)
 
 

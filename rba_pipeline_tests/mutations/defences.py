@@ -202,8 +202,8 @@ DEFENCES = (
         "a run goes on from what is kept",
         "O1",
         "rba_pipeline/assets/embeddings.py",
-        '            ledger.settle(embedding_store.kept(space, window.year), "reused")\n',
-        "",
+        "                ledger.settle(hashes, state)\n",
+        "                pass\n",
         f"{FAULTS}/test_kills.py::test_at_an_operation_of_the_record[before-outcomes-are-written]",
     ),
     Defence(

@@ -67,8 +67,23 @@ def test_kept_are_those_with_a_vector_in_this_space_and_year(tmp_path: Path) -> 
     store = writer(tmp_path)
     keep(store, "a", "b")
 
-    assert set(store.kept(SPACE_ID, IN)) == {sha256("a"), sha256("b")}
+    assert list(store.kept(SPACE_ID, IN)) == [("reused", [sha256("a"), sha256("b")])]
     assert list(store.kept(SPACE_ID, 2012)) == list(store.kept("b" * 32, IN)) == []
+
+
+def test_a_text_that_was_cut_is_still_known_as_cut_after_its_parts_were_merged(
+    tmp_path: Path,
+) -> None:
+    store, name = writer(tmp_path), sha256("b")
+    keep(store, "a")
+    store.append(SPACE_ID, IN, Part((name,), vectors_of(["b"]), frozenset({name})))
+
+    store.merge(SPACE_ID, IN)
+
+    assert dict(writer(tmp_path).kept(SPACE_ID, IN)) == {
+        "reused": [sha256("a")],
+        "truncated": [name],
+    }
 
 
 def test_only_wanted_vectors_are_yielded_and_absent_ones_left_out(tmp_path: Path) -> None:
@@ -230,7 +245,7 @@ def test_outcomes_of_a_partition_that_never_ran_say_what_to_materialise(tmp_path
         writer(tmp_path).outcomes(YEAR)
 
 
-def test_earlier_outcomes_are_those_out_of_the_ordinary_of_the_same_window_and_space(
+def test_earlier_outcomes_are_those_quarantined_in_the_same_window_and_space(
     tmp_path: Path,
 ) -> None:
     store, june = writer(tmp_path), Window(date(2013, 6, 1), date(2013, 7, 1))
@@ -238,7 +253,7 @@ def test_earlier_outcomes_are_those_out_of_the_ordinary_of_the_same_window_and_s
 
     write(store, EMBEDDED, TRUNCATED, BAD)
 
-    assert store.earlier(YEAR, SPACE.id) == {row.text_hash: row for row in (TRUNCATED, BAD)}
+    assert store.earlier(YEAR, SPACE.id) == {BAD.text_hash: BAD}
     assert store.earlier(YEAR, "another space") == store.earlier(june, SPACE.id) == {}
 
 

@@ -20,9 +20,10 @@ def retry(
         BadSetting: A name is of no text in quarantine; nothing was changed.
     """
     asked = _listed(vector_store) if names is None else names
-    return _changed(
-        embedding_store, asked, lambda row: replace(row, attempts=0, is_forgotten=False)
-    )
+    with vector_store.outcomes_lock():
+        return _changed(
+            embedding_store, asked, lambda row: replace(row, attempts=0, is_forgotten=False)
+        )
 
 
 def forget(
@@ -37,11 +38,12 @@ def forget(
     """
     asked = _listed(vector_store) if names is None else names
     # The record first: the database's list is made from it.
-    windows = _changed(
-        embedding_store,
-        asked,
-        lambda row: replace(row, attempts=max(1, row.attempts), is_forgotten=True),
-    )
+    with vector_store.outcomes_lock():
+        windows = _changed(
+            embedding_store,
+            asked,
+            lambda row: replace(row, attempts=max(1, row.attempts), is_forgotten=True),
+        )
     vector_store.drop_from_quarantine("text", asked)
     return windows
 

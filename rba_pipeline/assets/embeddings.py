@@ -86,13 +86,16 @@ def embeddings_asset(
                     ledger.settle(part.truncated, "truncated")
                 embedding_store.merge(space, window.year)
             rejections = {each.text_hash: each for each in traffic.rejections}
-            rows = (
-                outcome_of(
-                    name, tokens, state, rejection=rejections.get(name), before=earlier.get(name)
+            with vector_store.outcomes_lock():
+                # Read again: somebody may have given a text a second chance meanwhile.
+                before = embedding_store.earlier(window, space)
+                rows = (
+                    outcome_of(
+                        name, tokens, state, rejection=rejections.get(name), before=before.get(name)
+                    )
+                    for name, tokens, state in ledger.rows()
                 )
-                for name, tokens, state in ledger.rows()
-            )
-            embedding_store.write_outcomes(window, info.space, chunking_id, rows)
+                embedding_store.write_outcomes(window, info.space, chunking_id, rows)
 
         made = embedding_store.outcomes(window)
         quarantined = made.quarantined.values()

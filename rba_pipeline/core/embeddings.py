@@ -133,7 +133,8 @@ def outcome_of(
         return Outcome(text_hash, state, None, 0, tokens)
     if rejection is not None:
         attempts = rejection.attempts + (before.attempts if before else 0)
-        return Outcome(text_hash, "quarantined", rejection.reason, attempts, tokens)
+        is_forgotten = before is not None and before.is_forgotten
+        return Outcome(text_hash, "quarantined", rejection.reason, attempts, tokens, is_forgotten)
     if before is None:
         raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in Dispatch")
     return before

@@ -36,6 +36,8 @@ from rba_pipeline.resources.vector_search import Filters
 
 # A first refresh may parse for long; whoever waits for it has nothing else to do.
 CATALOGUE_LOCK_TIMEOUT_S = 3600
+# Outcomes are written in seconds.
+OUTCOMES_LOCK_TIMEOUT_S = 60
 # Lowest and highest value allowed, in seconds.
 _RANGES = {"retry_for_s": (0, 3600), "turn_timeout_s": (1, 86_400)}
 
@@ -99,6 +101,15 @@ class VectorStore(CheckedResource):
         """Keep other runs from refreshing the catalogue; wait for them, an hour at most."""
         key = locks.lock_key("catalogue", self.corpus)
         with self._reached().session_lock("the catalogue", key, CATALOGUE_LOCK_TIMEOUT_S):
+            yield
+
+    @contextmanager
+    def outcomes_lock(self) -> Iterator[None]:
+        """Keep others from changing what became of the corpus' texts; wait for them, a minute at
+        most.
+        """
+        key = locks.lock_key("outcomes", self.corpus)
+        with self._reached().session_lock("the outcomes", key, OUTCOMES_LOCK_TIMEOUT_S):
             yield
 
     def require_room(self, space: Space) -> None:

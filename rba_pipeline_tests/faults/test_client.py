@@ -324,6 +324,32 @@ def test_a_text_in_quarantine_is_tried_again_only_on_demand(
     check_invariants(project, oracle, third, resent=1)
 
 
+def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
+    project: Installation, oracle: OracleService
+) -> None:
+    def reject(number: int, texts: list[str]) -> Reply | None:
+        bad = [place for place, text in enumerate(texts) if "A-7-3" in text]
+        return Reply.error(422, "text_invalid", bad[0]) if bad else None
+
+    def give_a_second_chance(number: int, texts: list[str]) -> None:
+        if number == 0:
+            with project.neighbours() as found:
+                (entry,) = found.vector_store.quarantine()
+                retry(found.embedding_store, found.vector_store, [entry.name])
+
+    oracle.script = reject
+    run(project)
+    project.add("late.html", title="Late", day="9 May 2011", paragraphs=["Wheat rose."])
+    oracle.sent.clear()
+    oracle.script = give_a_second_chance
+    meanwhile = run(project)
+    afterwards = run(project)
+
+    assert failures([*meanwhile, *afterwards]) == []
+    assert figure(meanwhile, "quarantined") == 1
+    assert figure(afterwards, "quarantined") == 0
+
+
 @pytest.mark.case("C11")
 def test_a_service_that_fails_at_everything_is_no_poison(
     project: Installation, oracle: OracleService

@@ -218,5 +218,5 @@ def test_every_asset_and_the_job_are_loaded() -> None:
     assets = {key.to_user_string() for key in definitions.resolve_all_asset_keys()}
     named = {path.stem for path in (ROOT / "rba_pipeline" / "assets").glob("*.py")}
     assert assets == {"documents", "chunks", "embeddings", "vectors"}
-    assert named - {"__init__", "reporting"} == assets
+    assert named - {"__init__", "reporting", "progress", "checks"} == assets
     assert definitions.resolve_job_def("publish_partition").partitions_def is not None

@@ -5,6 +5,7 @@ from datetime import date
 
 import dagster as dg
 
+from rba_pipeline.assets.progress import ProgressReport
 from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.partitions import today
 from rba_pipeline.resources.catalogue import Quarantined
@@ -40,7 +41,9 @@ def documents_asset(
         """
         window, day = window_in(context), today()
         with vector_store.catalogue_lock():
-            refreshed = source.refresh(day)
+            progress = ProgressReport(context, "files")
+            refreshed = source.refresh(day, progress.of_files)
+            progress.last_of_files()
             catalogue = source.catalogue(day)
             entries = catalogue.documents(window.start, window.end)
             written = records.write_documents(window, entries, source.read(entries))

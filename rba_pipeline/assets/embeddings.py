@@ -2,12 +2,12 @@
 
 import dagster as dg
 
+from rba_pipeline.assets.progress import ProgressReport
 from rba_pipeline.assets.reporting import (
     columns,
     counted,
     one_message,
     picture_of,
-    progress_of,
     traffic_of,
     window_in,
 )
@@ -72,18 +72,20 @@ def embeddings_asset(
                 canary = embedding.client.canary(info, known)
                 if known is None:
                     embedding_store.keep_canary(space, canary)
+                progress = ProgressReport(context, "texts")
                 for part in embedding.embed_stream(
                     ledger.take_texts(records.texts(window, chunking_id)),
                     total=missing,
                     info=info,
                     canary=canary,
                     traffic=traffic,
-                    on_progress=progress_of(context, missing),
+                    on_progress=progress.of_texts(missing),
                     doubted=earlier.keys(),
                 ):
                     embedding_store.append(space, window.year, part)
                     ledger.settle(part.text_hashes, "embedded")
                     ledger.settle(part.truncated, "truncated")
+                progress.last_of_texts(traffic)
                 embedding_store.merge(space, window.year)
             rejections = {each.text_hash: each for each in traffic.rejections}
             with vector_store.outcomes_lock():

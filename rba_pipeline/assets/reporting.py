@@ -1,8 +1,7 @@
-"""How the assets speak to Dagster: one clear failure, typed columns, progress."""
+"""How the assets speak to Dagster: one clear failure, typed columns, figures."""
 
 import base64
 import functools
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
@@ -16,8 +15,6 @@ from rba_pipeline.core.plots import pace_plot
 from rba_pipeline.core.windows import Window
 from rba_pipeline.partitions import window_of
 from rba_pipeline.resources.embedding_stream import Traffic
-
-PROGRESS_EVERY_S = 10.0
 
 Recipe = TypeVar("Recipe", bound=Callable[..., Any])
 
@@ -101,21 +98,3 @@ def picture_of(traffic: Traffic) -> str:
         f"![pace](data:image/svg+xml;base64,{encoded})\n\n{len(traffic.path) - 1} changes, at the "
         f"end {last.batch_size} texts per request × {last.parallel_batches} requests"
     )
-
-
-def progress_of(context: dg.AssetExecutionContext, total: int) -> Callable[[Traffic], None]:
-    """Return a callback that logs texts done, left and the time left, at most every 10 s."""
-    said_at = time.monotonic()
-
-    def say(traffic: Traffic) -> None:
-        nonlocal said_at
-        if time.monotonic() - said_at < PROGRESS_EVERY_S:
-            return
-        said_at = time.monotonic()
-        rate = traffic.texts / traffic.seconds if traffic.seconds else 0.0
-        left_s = (total - traffic.texts) / rate if rate else float("nan")
-        context.log.info(
-            f"{traffic.texts} of {total} texts embedded, {rate:.1f} per second, {left_s:.0f} s left"
-        )
-
-    return say

@@ -157,6 +157,14 @@ class Dispatch:
             times.append(self._silence.ends_at_s)
         return min((time for time in times if time > now_s), default=None)
 
+    def obstacles(self, now_s: float) -> dict[str, str]:
+        """Return which addresses take no requests now, and why."""
+        return {
+            each.address: "full" if each.takes_part else "left out until it is well"
+            for each in self._replicas.values()
+            if not each.takes_part or each.held_until_s > now_s
+        }
+
     @property
     def is_busy(self) -> bool:
         """Return whether a request or a probe is in flight."""

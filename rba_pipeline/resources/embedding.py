@@ -1,6 +1,6 @@
 """The resource ``embedding``: how hard a run leans on the service, checked before any work."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
@@ -20,6 +20,7 @@ from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
 from rba_pipeline.resources.embedding_stream import (
     LOOK_AHEAD_REQUESTS,
     EmbeddingStream,
+    OnProgress,
     Traffic,
 )
 
@@ -201,7 +202,7 @@ class Embedding(CheckedResource):
         info: ServiceInfo,
         canary: NDArray[np.float32],
         traffic: Traffic,
-        on_progress: Callable[[Traffic], None],
+        on_progress: OnProgress,
         doubted: Collection[str] = (),
     ) -> Iterator[Part]:
         """Yield the vectors of all ``texts`` in parts, in the order in which answers arrive.
@@ -218,7 +219,8 @@ class Embedding(CheckedResource):
             info: The service as the run began with it.
             canary: The canary's vector in this space, as ``EmbeddingClient.canary`` returns it.
             traffic: Counted up while the stream runs.
-            on_progress: Called after each part.
+            on_progress: Called at first, after each part, and when the time that it asked for has
+                passed, whether or not the service answers.
             doubted: Hashes of texts that the service failed at in earlier runs.
 
         Raises:

@@ -1,5 +1,6 @@
 """Texts go out in requests, several at a time, and come back in parts that the caller keeps."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -47,6 +48,7 @@ class Traffic:
         probes: Requests for the canary.
         texts_sent: Texts in all requests, those sent twice twice.
         by_address: Texts embedded, by who did it.
+        waiting_for: The addresses that something is expected of, each with why.
     """
 
     requests: int = 0
@@ -59,6 +61,17 @@ class Traffic:
     by_address: dict[str, int] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
     path: list[Step] = field(default_factory=list)
+    waiting_for: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Texts that need not be sent any more."""
+        return self.texts + len(self.rejections)
+
+
+# Called with what was done so far; returns in how many seconds it wants to be called again, even
+# if nothing more is done by then. ``None``: it need not be.
+OnProgress = Callable[[Traffic], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +103,27 @@ class EmbeddingStream:
         self._in_flight: dict[Future[Vectors | None], Request | Probe] = {}
         self._answers: list[_Answer] = []
         self._first_answer_at = 0.0
-        self._started = time.monotonic()
+        self._started = self._moved_at_s = time.monotonic()
+        self._tell_at_s = math.inf
 
-    def parts(self, on_progress: Callable[[Traffic], None]) -> Iterator[Part]:
+    def parts(self, on_progress: OnProgress) -> Iterator[Part]:
         """Yield what ``Embedding.embed_stream`` promises; once."""
         workers = self._upper.parallel_batches + len(self._client.addresses)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="embed")
         self._started = time.monotonic()
         try:
+            self._tell(on_progress)
             # Requests go out before a part is handed over: the service works while it is written.
             while self._send(pool) or self._answers:
-                if not self._part_is_due():
-                    self._collect()
+                if self._part_is_due():
+                    part = self._joined()
+                    yield part
+                    self._dispatch.kept(len(part.text_hashes))
+                    self._tell(on_progress)
                     continue
-                part = self._joined()
-                yield part
-                self._dispatch.kept(len(part.text_hashes))
-                on_progress(self._traffic)
+                self._collect()
+                if time.monotonic() >= self._tell_at_s:
+                    self._tell(on_progress)
             if self._dispatch.failure is not None:
                 raise self._dispatch.failure
         finally:
@@ -124,6 +141,7 @@ class EmbeddingStream:
             else:
                 self._traffic.probes += 1
             self._in_flight[pool.submit(self._asked, task)] = task
+            self._moved_at_s = time.monotonic()
         self._note_pace()
         return not self._dispatch.is_done
 
@@ -148,26 +166,36 @@ class EmbeddingStream:
         due = [self._dispatch.wake_at(now_s)]
         if self._answers:
             due.append(self._first_answer_at + KEEP_WITHIN_S)
-        # Every request ends by its own deadline; this one only guards against our own bugs.
-        guard_s = now_s + 2 * self._client.timeout_s + 60
-        until_s = min([moment for moment in due if moment is not None], default=guard_s)
+        moments = [moment for moment in due if moment is not None]
         if not self._in_flight:
-            if until_s == guard_s:
+            if not moments:
                 raise RuntimeError("nothing in flight and nothing due: this is a bug in Dispatch")
-            self._client.pause(until_s - now_s)
+            self._client.pause(min(*moments, self._tell_at_s) - now_s)
             return
+        # Every request ends by its own deadline; this one only guards against our own bugs.
+        guard_s = self._moved_at_s + 2 * self._client.timeout_s + 60
+        until_s = min(*moments, self._tell_at_s, guard_s)
         done, _ = wait(self._in_flight, max(0.0, until_s - now_s), FIRST_COMPLETED)
-        if not done and until_s == guard_s:
+        if not done and time.monotonic() >= guard_s:
             raise RuntimeError("a request outlived its deadline: this is a bug in EmbeddingClient")
         for future in done:
             self._ended(future, self._in_flight.pop(future))
+
+    def _tell(self, on_progress: OnProgress) -> None:
+        """Say how far it is, and remember when to do so again."""
+        now_s = time.monotonic()
+        asked = {task.address: "no answer yet" for task in self._in_flight.values()}
+        self._traffic.seconds = now_s - self._started
+        self._traffic.waiting_for = asked | self._dispatch.obstacles(now_s)
+        again_s = on_progress(self._traffic)
+        self._tell_at_s = math.inf if again_s is None else now_s + again_s
 
     def _ended(self, future: Future[Vectors | None], task: Request | Probe) -> None:
         try:
             answer, error = future.result(), None
         except EmbeddingError as failure:
             answer, error = None, failure
-        now_s = time.monotonic()
+        self._moved_at_s = now_s = time.monotonic()
         if isinstance(task, Probe):
             self._dispatch.probed(task, error, now_s)
         elif error is not None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from rba_pipeline.core.embeddings import CANARY, Part, Text
 from rba_pipeline.resources.embedding import Embedding
-from rba_pipeline.resources.embedding_stream import Traffic
+from rba_pipeline.resources.embedding_stream import OnProgress, Traffic
 from rba_pipeline_tests.oracle_service import KEY, OracleService, oracle_vector
 from rba_pipeline_tests.resources.sample_records import sha256
 
@@ -32,7 +32,10 @@ def texts(count: int) -> list[Text]:
 
 
 def stream(
-    resource: Embedding, wanted: Sequence[Text], traffic: Traffic | None = None
+    resource: Embedding,
+    wanted: Sequence[Text],
+    traffic: Traffic | None = None,
+    on_progress: OnProgress = lambda so_far: None,
 ) -> Iterator[Part]:
     return resource.embed_stream(
         wanted,
@@ -40,7 +43,7 @@ def stream(
         info=resource.handshake(),
         canary=oracle_vector(CANARY),
         traffic=traffic or Traffic(),
-        on_progress=lambda so_far: None,
+        on_progress=on_progress,
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline_tests.oracle_service import OracleService, Reply
 from rba_pipeline_tests.resources.embedding_streams import (
     PATIENCE_S,
@@ -208,3 +209,40 @@ def test_a_text_that_was_cut_is_reported(oracle: OracleService) -> None:
 
     assert set().union(*(part.truncated for part in parts)) == {wanted[2].text_hash}
     assert_each_has_its_own_vector(parts, wanted)
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        pytest.param(None, "no answer yet", id="no-answer"),
+        pytest.param(Reply.error(429, "queue_full", Retry_After="0.4"), "full", id="full"),
+        pytest.param(Reply.error(503, "draining"), "left out until it is well", id="away"),
+    ],
+)
+def test_who_asked_to_be_called_again_is_called_though_nothing_is_answered(
+    oracle: OracleService, reply: Reply | None, why: str
+) -> None:
+    told = threading.Event()
+    heard: list[tuple[int, dict[str, str]]] = []
+
+    def script(number: int, sent: list[str]) -> Reply | None:
+        if number > 0 or reply is not None:
+            return reply if number == 0 else None
+        told.wait(PATIENCE_S)
+        return None
+
+    def on_progress(so_far: Traffic) -> float:
+        heard.append((so_far.done, dict(so_far.waiting_for)))
+        if (0, {oracle.url: why}) in heard:
+            told.set()
+        return 0.05
+
+    oracle.script = script
+    resource = embedding(oracle, 2, 1)
+    with resource.open():
+        parts = list(stream(resource, texts(8), on_progress=on_progress))
+
+    assert_each_has_its_own_vector(parts, texts(8))
+    assert heard[0] == (0, {})
+    assert (0, {oracle.url: why}) in heard
+    assert heard[-1][0] == 8

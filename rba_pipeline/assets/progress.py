@@ -1,0 +1,74 @@
+"""How a step says how far it is, while it runs: lines of its log, and observations in the UI."""
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from rba_pipeline.core.progress import Figures, Progress
+from rba_pipeline.resources.embedding_stream import OnProgress, Traffic
+
+
+class ProgressReport:
+    """Says in a step's log, and as observations of its partition, how far the step has come."""
+
+    def __init__(self, context: dg.AssetExecutionContext, noun: str) -> None:
+        self._context = context
+        self._noun = noun
+        self._began_s = time.monotonic()
+        self._progress: Progress | None = None
+
+    def of_texts(self, total: int) -> OnProgress:
+        """Return the callback for a stream of so many texts."""
+
+        def heard(traffic: Traffic) -> float:
+            missed = [f"{address} ({why})" for address, why in traffic.waiting_for.items()]
+            return self._heard(traffic.done, total, " and ".join(missed))
+
+        return heard
+
+    def of_files(self, done: int, total: int) -> None:
+        """Hear of so many files."""
+        self._heard(done, total, "")
+
+    def last_of_texts(self, traffic: Traffic) -> None:
+        """Say what became of all texts."""
+        if self._progress is not None:
+            self._say(self._progress.last(traffic.done, traffic.seconds), "")
+
+    def last_of_files(self) -> None:
+        """Say what it took to read all files, unless there was none to read."""
+        if self._progress is not None:
+            seconds = time.monotonic() - self._began_s
+            self._say(self._progress.last(self._progress.total, seconds), "")
+
+    def _heard(self, done: int, total: int, missed: str) -> float:
+        """Say it if it is time to; return in how many seconds it will be."""
+        now_s = time.monotonic()
+        if self._progress is None:
+            self._progress = Progress.begun(total, self._began_s)
+        if self._progress.is_due(done, now_s):
+            figures = self._progress.figures(done, now_s)
+            self._say(figures, "" if figures.per_second else missed)
+            self._progress = self._progress.said(done, now_s)
+        return self._progress.due_in_s(now_s)
+
+    def _say(self, figures: Figures, missed: str) -> None:
+        metadata: dict[str, Any] = {
+            f"{self._noun}_done": figures.done,
+            f"{self._noun}_left": figures.left,
+            f"{self._noun}_per_second": round(figures.per_second, 2),
+        }
+        if figures.left_s is not None:
+            metadata["seconds_left"] = round(figures.left_s, 1)
+        if missed:
+            metadata["waiting_for"] = missed
+        detail = f"waiting for {missed}" if missed else ""
+        self._context.log.info(figures.sentence(self._noun, detail))
+        self._context.log_event(
+            dg.AssetObservation(
+                self._context.asset_key,
+                partition=self._context.partition_key,
+                metadata=metadata,
+            )
+        )

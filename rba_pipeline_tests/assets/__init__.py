@@ -1,0 +1,1 @@
+"""Tests of the assets, over real runs."""

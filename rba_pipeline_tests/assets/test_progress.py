@@ -1,0 +1,141 @@
+"""What Dagster's UI shows of a step while it runs, and in the end."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from rba_pipeline.materialise import PartitionResult
+from rba_pipeline_tests.installation import RUN_S, Installation, failures
+from rba_pipeline_tests.oracle_service import OracleService, Reply
+
+pytestmark = pytest.mark.postgres
+KEY = "2011-01-01"
+
+
+@pytest.fixture
+def project(installation: Installation) -> Installation:
+    """Have one document of forty chunks, and a database with our schema."""
+    installation.environment |= {
+        "RBA_CHUNK_TOKENS": "64",
+        "RBA_CHUNK_OVERLAP": "0",
+        "EMBEDDING_BATCH_SIZE": "4",
+        "EMBEDDING_PARALLEL_BATCHES": "1",
+        "EMBEDDING_ADAPTIVE": "false",
+    }
+    texts = [" ".join(f"wheat {place}-{word}" for word in range(10)) for place in range(40)]
+    installation.add("a.html", title="A", day="5 May 2011", paragraphs=texts)
+    with installation.neighbours() as found:
+        found.vector_store.migrate()
+    return installation
+
+
+def observed(asset: str) -> list[dict[str, Any]]:
+    """Return the metadata of what was observed of the partition so far, oldest first."""
+    with dg.DagsterInstance.get() as instance:
+        found = instance.fetch_observations(
+            dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[KEY]),
+            limit=100,
+            ascending=True,
+        )
+    made = [record.event_log_entry.asset_observation for record in found.records]
+    return [{name: value.value for name, value in each.metadata.items()} for each in made if each]
+
+
+def until_observed(asset: str) -> None:
+    """Return when something was observed: Dagster tells of its events only if asked."""
+    never = threading.Event()
+    for _ in range(RUN_S * 20):
+        if observed(asset):
+            return
+        never.wait(0.05)
+    raise AssertionError(f"nothing was observed of {asset} within {RUN_S} s")
+
+
+def log_lines(run_id: str) -> Iterator[str]:
+    with dg.DagsterInstance.get() as instance:
+        for entry in instance.all_logs(run_id):
+            if entry.dagster_event is None:
+                yield entry.user_message
+
+
+def run(project: Installation) -> PartitionResult:
+    [result] = project.run(KEY)
+    assert failures([result]) == []
+    return result
+
+
+def test_a_slow_step_says_how_far_it_is_while_it_runs_and_in_the_end_all(
+    project: Installation, oracle: OracleService
+) -> None:
+    seen = threading.Event()
+
+    def hold_the_third(number: int, texts: list[str]) -> None:
+        if number == 2:
+            seen.wait(RUN_S)
+
+    oracle.script = hold_the_third
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, project)
+        until_observed("embeddings")
+        [early] = observed("embeddings")
+        was_running = not running.done()
+        seen.set()
+        result = running.result(RUN_S)
+
+    made, last = result.metadata["embeddings"], observed("embeddings")[-1]
+    assert was_running
+    assert early["texts_done"] == 8
+    assert early["texts_done"] + early["texts_left"] == made["texts"] == 40
+    assert early["texts_per_second"] > 0
+    assert early["seconds_left"] > 0
+    assert "waiting_for" not in early
+    assert last["texts_done"] == made["embedded"] == 40
+    assert last["texts_left"] == last["seconds_left"] == 0
+    assert last["texts_per_second"] == made["chunks_per_second"]
+    assert any(line.startswith("40 of 40 texts, ") for line in log_lines(result.run_id))
+
+
+def test_a_step_that_waits_says_for_whom(project: Installation, oracle: OracleService) -> None:
+    seen = threading.Event()
+
+    def hold_all(number: int, texts: list[str]) -> None:
+        seen.wait(RUN_S)
+
+    oracle.script = hold_all
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, project)
+        until_observed("embeddings")
+        seen.set()
+        result = running.result(RUN_S)
+
+    early = observed("embeddings")[0]
+    waiting = f"{oracle.url} (no answer yet)"
+    assert early["texts_per_second"] == early["texts_done"] == 0
+    assert early["waiting_for"] == waiting
+    assert "seconds_left" not in early
+    assert f"0 of 40 texts, 0.0 per second, waiting for {waiting}" in log_lines(result.run_id)
+
+
+def test_the_last_figures_are_the_totals_and_of_nothing_to_be_done_nothing_is_said(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.add("b.html", title="B", day="6 June 2012", paragraphs=["Rain fell on the plain."])
+    oracle.script = lambda number, texts: (
+        Reply.error(422, "text_invalid", 0) if "7-0" in texts[0] else None
+    )
+
+    made = run(project).metadata
+    [of_texts], [of_files] = observed("embeddings"), observed("documents")
+    again = run(project).metadata
+
+    embeddings = made["embeddings"]
+    assert embeddings["quarantined"] == again["embeddings"]["quarantined"] > 0
+    assert of_texts["texts_done"] == embeddings["embedded"] + embeddings["quarantined"] == 40
+    assert of_texts["texts_left"] == of_files["files_left"] == 0
+    assert of_files["files_done"] == made["documents"]["parsed_files"] == 2
+    assert observed("embeddings") == [of_texts]
+    assert observed("documents") == [of_files]

@@ -2,8 +2,11 @@
 
 import dagster as dg
 
+from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.core.checks import unique_chunk_ids
 from rba_pipeline.core.chunks import Chunker
+from rba_pipeline.core.promises import require
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.record_store import CHUNKS, RecordStore
@@ -20,6 +23,7 @@ def chunks_asset(
         partitions_def=partitions,
         retry_policy=retry_policy,
         deps=["documents"],
+        check_specs=check_specs("chunks", partitions),
         metadata=columns(CHUNKS),
     )
     @one_message
@@ -40,7 +44,12 @@ def chunks_asset(
         chunker = Chunker(settings, tokenizer)
         written = records.write_chunks(window, settings.chunking_id, chunker.cut)
 
+        kept, distinct = records.count_chunk_ids(window, settings.chunking_id)
+        path = records.chunks_path(window, settings.chunking_id)
+        verdict = unique_chunk_ids(path, cut=written.rows, kept=kept, distinct=distinct)
+
         return dg.MaterializeResult(
+            check_results=check_results(require([verdict])),
             metadata={
                 "chunks": written.rows,
                 "tokens": written.tokens,
@@ -51,7 +60,7 @@ def chunks_asset(
                     "chunk_overlap": settings.overlap,
                 },
                 "dagster/row_count": written.rows,
-            }
+            },
         )
 
     return chunks

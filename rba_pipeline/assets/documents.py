@@ -5,8 +5,11 @@ from datetime import date
 
 import dagster as dg
 
+from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.progress import ProgressReport
 from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.core.checks import as_catalogued
+from rba_pipeline.core.promises import require
 from rba_pipeline.partitions import today
 from rba_pipeline.resources.catalogue import Quarantined
 from rba_pipeline.resources.document_source import DocumentSource
@@ -25,6 +28,7 @@ def documents_asset(
         kinds={"python", "parquet"},
         partitions_def=partitions,
         retry_policy=retry_policy,
+        check_specs=check_specs("documents", partitions),
         metadata=columns(DOCUMENTS),
     )
     @one_message
@@ -47,9 +51,15 @@ def documents_asset(
             catalogue = source.catalogue(day)
             entries = catalogue.documents(window.start, window.end)
             written = records.write_documents(window, entries, source.read(entries))
+            verdict = as_catalogued(
+                records.documents_path(window),
+                records.document_ids(window),
+                (entry.document_id for entry in entries),
+            )
             refused = [*map(_refused, catalogue.quarantine()), *map(_kept, catalogue.outdated())]
             vector_store.replace_quarantine("document", None, refused)
         return dg.MaterializeResult(
+            check_results=check_results(require([verdict])),
             metadata={
                 "documents": written.rows,
                 "parsed_files": refreshed.parsed,
@@ -58,7 +68,7 @@ def documents_asset(
                 "catalogue_quarantined": sum(refreshed.quarantined.values()),
                 "catalogue_quarantined_by_reason": refreshed.quarantined,
                 "dagster/row_count": written.rows,
-            }
+            },
         )
 
     return documents

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.progress import ProgressReport
 from rba_pipeline.assets.reporting import (
     columns,
@@ -12,12 +13,15 @@ from rba_pipeline.assets.reporting import (
     window_in,
 )
 from rba_pipeline.core.embeddings import outcome_of
+from rba_pipeline.core.promises import SENTINEL, require
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore
 from rba_pipeline.resources.embedding_stream import Traffic
+from rba_pipeline.resources.kept_vectors import kept_vectors
 from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.sentinel import sentinel, sentinel_verdict
 from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline.resources.vector_store import VectorStore
 
@@ -36,6 +40,7 @@ def embeddings_asset(
         retry_policy=retry_policy,
         deps=["chunks"],
         pool="embedding",
+        check_specs=check_specs("embeddings", partitions),
         metadata=columns(OUTCOMES),
     )
     @one_message
@@ -68,10 +73,7 @@ def embeddings_asset(
             for sentence in advice:
                 context.log.warning(sentence)
             if missing:
-                known = embedding_store.canary(space)
-                canary = embedding.client.canary(info, known)
-                if known is None:
-                    embedding_store.keep_canary(space, canary)
+                canary = sentinel(embedding.client, embedding_store, info)
                 progress = ProgressReport(context, "texts")
                 for part in embedding.embed_stream(
                     ledger.take_texts(records.texts(window, chunking_id)),
@@ -99,10 +101,16 @@ def embeddings_asset(
                 )
                 embedding_store.write_outcomes(window, info.space, chunking_id, rows)
 
+        kept, sung = kept_vectors(records, embedding_store, window), SENTINEL.verdict()
+        if texts and not missing:
+            sung = sentinel_verdict(embedding.client, embedding_store, info)
+        verdicts = require([*kept.verdicts(), sung])
+
         made = embedding_store.outcomes(window)
         quarantined = made.quarantined.values()
         vector_store.replace_quarantine("text", window, text_entries(quarantined, window))
         return dg.MaterializeResult(
+            check_results=check_results(verdicts),
             metadata={
                 "texts": texts,
                 **{name: made.counts.get(name, 0) for name in _OUTCOMES},
@@ -114,7 +122,7 @@ def embeddings_asset(
                 "embedding_space": space,
                 "model": info.space.model,
                 "dagster/row_count": texts,
-            }
+            },
         )
 
     return embeddings

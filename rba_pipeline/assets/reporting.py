@@ -10,6 +10,7 @@ import dagster as dg
 import pyarrow as pa
 from dagster import DagsterExecutionInterruptedError, DagsterRunStatus
 
+from rba_pipeline.assets.checks import results_of_failure
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.plots import pace_plot
 from rba_pipeline.core.windows import Window
@@ -29,7 +30,7 @@ def one_message(recipe: Recipe) -> Recipe:
     @functools.wraps(recipe)
     def reported(context: dg.AssetExecutionContext, **neighbours: Any) -> Any:
         try:
-            return recipe(context, **neighbours)
+            yield recipe(context, **neighbours)
         except (DagsterExecutionInterruptedError, KeyboardInterrupt):
             # Dagster takes SIGTERM for a failure, unless somebody asked it for the end of the run.
             run = context.instance.get_run_by_id(context.run_id)
@@ -37,6 +38,7 @@ def one_message(recipe: Recipe) -> Recipe:
                 context.instance.report_run_canceling(run)
             raise
         except RbaError as error:
+            yield from results_of_failure(context.asset_key.to_user_string(), error)
             # It says what to do; the traces of its causes would only bury it, and so would a
             # second try: whatever may pass was waited for, and tried again, before it was raised.
             raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from None

@@ -4,8 +4,11 @@ from functools import partial
 
 import dagster as dg
 
+from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.reporting import columns, one_message, window_in
-from rba_pipeline.partitions import today
+from rba_pipeline.core.checks import corpus_adds_up
+from rba_pipeline.core.promises import require
+from rba_pipeline.partitions import key_of, today
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.publication import VECTORS
@@ -26,6 +29,7 @@ def vectors_asset(
         partitions_def=partitions,
         retry_policy=retry_policy,
         deps=["embeddings"],
+        check_specs=check_specs("vectors", partitions),
         metadata=columns(VECTORS),
     )
     @one_message
@@ -41,7 +45,7 @@ def vectors_asset(
         A partition is published in one transaction, new in, changed replaced, gone deleted; it can
         be rebuilt from the record without embedding anything.
         """
-        window = window_in(context)
+        window, catalogue = window_in(context), source.catalogue(today())
         made, digest = embedding_store.outcomes(window), records.digest(window)
 
         content = Content(
@@ -49,7 +53,7 @@ def vectors_asset(
             chunks=partial(records.chunk_batches, window, made.chunking_id, digest),
             vectors=partial(embedding_store.vectors, made.space.id, window.year),
             quarantined=made.quarantined.keys(),
-            elsewhere=source.catalogue(today()).elsewhere(window.start, window.end),
+            elsewhere=catalogue.elsewhere(window.start, window.end),
         )
         published = vector_store.publish(made.space, window, content)
         # Written with the outcomes, unless the database was made anew since, or was away then.
@@ -57,7 +61,22 @@ def vectors_asset(
             "text", window, text_entries(made.quarantined.values(), window)
         )
 
+        sum_of_all = corpus_adds_up(
+            files=len(catalogue.entries),
+            quarantined=len(catalogue.quarantine()),
+            filed={
+                entry.document_id: (key_of(partitions, day), entry.content_hash)
+                for day, entry in catalogue.filed()
+            },
+            served={
+                document_id: (key_of(partitions, day), content_hash)
+                for document_id, (day, content_hash) in vector_store.published_documents(
+                    made.space.id
+                ).items()
+            },
+        )
         return dg.MaterializeResult(
+            check_results=check_results(require([*published.verdicts, sum_of_all])),
             metadata={
                 "vectors": published.rows,
                 "quarantined_chunks": published.quarantined,
@@ -68,7 +87,7 @@ def vectors_asset(
                 "embedding_space": made.space.id,
                 "search_switched_to_this_space": published.activated,
                 "dagster/row_count": published.rows,
-            }
+            },
         )
 
     return vectors

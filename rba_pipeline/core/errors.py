@@ -8,6 +8,7 @@ RbaError
 ├── SourceUnavailable       the publications cannot be listed; nothing was changed
 ├── RecordMissing           what this step reads was not made yet, or for other settings
 ├── RecordDamaged           a file of the record is broken; never taken for an absent one
+├── ChecksFailed            what is kept is not as promised, see ``core.promises``; stop
 ├── EmbeddingError          the embedding service did not give us vectors
 │   ├── ServiceOverloaded     full; come again after ``retry_after_s`` (HTTP 429)
 │   ├── ServiceUnavailable    unreachable, starting or draining; back off, try another address

@@ -107,6 +107,10 @@ class Catalogue:
         """Return every document, ordered by (published_on, document_id)."""
         return [entry for _, entry in self._filed]
 
+    def filed(self) -> list[tuple[date, Entry]]:
+        """Return every document with the day that it is filed on, in the order of these."""
+        return list(self._filed)
+
     def quarantine(self) -> list[Quarantined]:
         """Return the files that are no documents, ordered by path."""
         return sorted(self._quarantined, key=lambda item: item.path)

@@ -26,6 +26,8 @@ OUTCOMES_PER_GROUP = 8192
 _AS_THEY_ARE: dict[str, Any] = {
     "compression": "none", "use_dictionary": False, "write_statistics": False,
 }  # fmt: skip
+# Key of what a part says of itself.
+_SPACE = b"rba_space"
 # Another run that merges its parts may remove files between our listing and our reading.
 LISTINGS = 5
 
@@ -58,6 +60,20 @@ class Outcomes:
     quarantined: Mapping[str, Outcome]
 
 
+@dataclass(frozen=True, slots=True)
+class KeptBlock:
+    """Some rows of one part: ``n`` hashes and float32 ``(n, dimensions of the part)``.
+
+    Attributes:
+        space: What the part says of itself; ``None``: it says nothing.
+    """
+
+    path: str
+    space: str | None
+    hashes: list[str]
+    vectors: NDArray[np.float32]
+
+
 class EmbeddingStore(dg.ConfigurableResource):
     """Vectors by text hash, per embedding space and calendar year, below the store's root.
 
@@ -76,6 +92,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         if part.text_hashes:
             with self._root().write(self._new_path(space, year)) as file:
                 table = _table(part.text_hashes, part.vectors, part.truncated)
+                table = table.replace_schema_metadata({_SPACE: space})
                 pq.write_table(table, file, **_AS_THEY_ARE)
 
     def kept(self, space: str, year: int) -> Iterator[tuple[str, list[str]]]:
@@ -84,7 +101,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         Each block has the outcome of its texts for a run that finds them: ``reused``, or
         ``truncated`` where the vector is of the text's beginning.
         """
-        for hashes, batch in self._blocks(space, year, columns=["text_hash", "is_truncated"]):
+        for _, batch in self._blocks(space, year, columns=["text_hash", "is_truncated"]):
+            hashes = batch.column("text_hash").to_pylist()
             flags = batch.column("is_truncated").to_pylist()
             cut = {name for name, is_cut in zip(hashes, flags, strict=True) if is_cut}
             yield "reused", [name for name in hashes if name not in cut]
@@ -108,11 +126,21 @@ class EmbeddingStore(dg.ConfigurableResource):
         self, space: str, year: int, left: TextLedger
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         with left:
-            for hashes, batch in self._blocks(space, year, columns=["text_hash", "vector"]):
-                taken = left.take(hashes)
-                rows = {name: row for row, name in enumerate(hashes) if name in taken}
-                if rows:
-                    yield list(rows), _matrix(batch.column("vector").take(list(rows.values())))
+            for block in self.taken(space, year, left):
+                yield block.hashes, block.vectors
+
+    def taken(self, space: str, year: int, left: TextLedger) -> Iterator[KeptBlock]:
+        """Yield the vectors of the texts of ``left`` that have no state, and give them one: each
+        text once, with the vector that is published.
+        """
+        for path, batch in self._blocks(space, year, columns=["text_hash", "vector"]):
+            hashes = batch.column("text_hash").to_pylist()
+            new = left.take(hashes)
+            rows = {name: row for row, name in enumerate(hashes) if name in new}
+            if rows:
+                said = (batch.schema.metadata or {}).get(_SPACE)
+                vectors = _matrix(batch.column("vector").take(list(rows.values())))
+                yield KeptBlock(path, said and said.decode(), list(rows), vectors)
 
     def merge(self, space: str, year: int) -> None:
         """Put the parts that this run wrote into one file. A kill in between leaves texts twice,
@@ -248,26 +276,21 @@ class EmbeddingStore(dg.ConfigurableResource):
 
     def _blocks(
         self, space: str, year: int, columns: list[str]
-    ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-        """Yield all rows that are kept, in blocks, and their hashes; some may come twice."""
-        read = set[str]()
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yield all rows that are kept, in blocks, each with its part; some may come twice."""
+        root, read = self._root(), set[str]()
         for _ in range(LISTINGS):
             try:
                 for path in self._paths(space, year):
                     if path not in read:
-                        yield from self._read_part(path, columns)
+                        with root.parquet(path) as parquet:
+                            for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
+                                yield path, batch
                         read.add(path)
                 return
             except FileNotFoundError:
                 continue
         raise RuntimeError(f"parts of {self._folder(space, year)} vanish while they are read")
-
-    def _read_part(
-        self, path: str, columns: list[str]
-    ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-        with self._root().parquet(path) as parquet:
-            for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
-                yield batch.column("text_hash").to_pylist(), batch
 
 
 def _table(

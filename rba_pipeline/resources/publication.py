@@ -1,15 +1,18 @@
 """One window's rows, staged beside the tables and then applied to them, within one transaction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 import pyarrow as pa
 
+from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import DatabaseError, HoleInPartition
+from rba_pipeline.core.promises import Verdict, require
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources import space_register, staging
 from rba_pipeline.resources.record_store import CHUNKS, described
 from rba_pipeline.resources.refusals import is_of_one_row, quoted
+from rba_pipeline.resources.served_rows import served_rows
 from rba_pipeline.resources.staging import Content
 
 # More rows that Postgres refuses, or more than half of a window, are not left out one by one.
@@ -82,7 +85,11 @@ AND v.chunk_id = s.chunk_id)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What one publication changed, and how many chunks of the window are searchable now or not."""
+    """What one publication changed, and how many chunks of the window are searchable now or not.
+
+    Attributes:
+        verdicts: Of the checks on what search reads of the window now; all have passed.
+    """
 
     inserted: int
     updated: int
@@ -91,6 +98,7 @@ class Published:
     quarantined: int
     activated: bool
     refused: int = 0
+    verdicts: tuple[Verdict, ...] = field(default=(), compare=False)
 
 
 class Publication:
@@ -105,7 +113,7 @@ class Publication:
         connection: psycopg.Connection,
         corpus: str,
         *,
-        space: str,
+        space: Space,
         window: Window,
         content: Content,
     ) -> None:
@@ -118,7 +126,7 @@ class Publication:
         self._staged = 0
         self._about = {
             "corpus": corpus,
-            "space": space,
+            "space": space.id,
             "start": window.start,
             "end": window.end,
             "elsewhere": list(content.elsewhere),
@@ -131,17 +139,29 @@ class Publication:
 
         Raises:
             HoleInPartition: A chunk has neither a vector nor is its text quarantined.
+            ChecksFailed: What search would read of the window is not what the record has.
             DatabaseError: More chunks were refused than can be the fault of single ones.
         """
-        was_complete = space_register.is_complete(self._connection, self._corpus, self._space)
+        space = self._space.id
+        was_complete = space_register.is_complete(self._connection, self._corpus, space)
         self._stage()
         inserted, updated, deleted = self._apply()
         rows, absent = self._refuse_holes(set(self._content.quarantined))
+        # Before it is committed: what would be wrong in search never gets there.
+        served = served_rows(self._connection, self._about, self._space, withheld=absent)
+        verdicts = require(served.verdicts())
         activated = space_register.activate_if_completed(
-            self._connection, self._corpus, self._space, was_complete=was_complete
+            self._connection, self._corpus, space, was_complete=was_complete
         )
         return Published(
-            inserted, updated, deleted, rows, absent, activated, refused=len(self.refused)
+            inserted=inserted,
+            updated=updated,
+            deleted=deleted,
+            rows=rows,
+            quarantined=absent,
+            activated=activated,
+            refused=len(self.refused),
+            verdicts=tuple(verdicts),
         )
 
     def _stage(self) -> None:

@@ -6,6 +6,7 @@ import psycopg
 
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import DatabaseError
+from rba_pipeline.core.promises import ChecksFailed
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources import locks, quarantine, space_register
 from rba_pipeline.resources.database import Database
@@ -36,7 +37,7 @@ def publish(
             locks.name_session(connection, name, until_commit=True)
             space_register.lock_corpus(connection, corpus, turn_timeout_s)
             publication = Publication(
-                connection, corpus, space=space.id, window=window, content=content
+                connection, corpus, space=space, window=window, content=content
             )
             try:
                 published = publication.publish()
@@ -48,7 +49,7 @@ def publish(
 
     try:
         return database.run(f"publishing {window.start}", once)
-    except DatabaseError:
+    except (ChecksFailed, DatabaseError):
         _charge(database, corpus, quarantine.refused_now(window, refused, before))
         raise
 

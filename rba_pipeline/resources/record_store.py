@@ -17,6 +17,7 @@ from rba_pipeline.core.errors import BadSetting, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.catalogue import Entry
 from rba_pipeline.resources.store_root import StoreRoot
+from rba_pipeline.resources.text_ledger import TextLedger
 
 # Documents are long; every group of rows costs some memory of whoever reads the file.
 DOCUMENTS_PER_GROUP, CHUNKS_PER_GROUP = 256, 1024
@@ -168,6 +169,23 @@ class RecordStore(dg.ConfigurableResource):
         path = self.chunks_path(window, chunking_id)
         self._root_of(path, "chunks")
         yield from self._batches(path, "chunks", digest=digest or self.digest(window))
+
+    def document_ids(self, window: Window) -> Iterator[str]:
+        """Yield the id of every document of ``window``, as it is kept."""
+        path = self.documents_path(window)
+        for batch in self._batches(path, "documents", columns=["document_id"]):
+            yield from batch.column("document_id").to_pylist()
+
+    def count_chunk_ids(self, window: Window, chunking_id: str) -> tuple[int, int]:
+        """Return how many chunks of ``window`` are kept, and how many different ids they have."""
+        count = 0
+        with TextLedger() as ledger:
+            for batch in self._batches(
+                self.chunks_path(window, chunking_id), "chunks", columns=["chunk_id"]
+            ):
+                count += batch.num_rows
+                ledger.add((name, 0) for name in batch.column("chunk_id").to_pylist())
+            return count, ledger.totals()[0]
 
     def text_hashes(self, window: Window, chunking_id: str) -> Iterator[tuple[str, int]]:
         """Yield hash and tokens of every chunk's text of ``window``, in document order."""

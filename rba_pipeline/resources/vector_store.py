@@ -29,7 +29,10 @@ from rba_pipeline.resources.checked_resource import CheckedResource
 from rba_pipeline.resources.database import Database
 from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
-from rba_pipeline.resources.served_documents import served_documents
+from rba_pipeline.resources.served_documents import (
+    published_documents,
+    served_documents,
+)
 from rba_pipeline.resources.space_register import HeldSpace
 from rba_pipeline.resources.staging import Content
 from rba_pipeline.resources.vector_search import Filters
@@ -132,6 +135,7 @@ class VectorStore(CheckedResource):
 
         Raises:
             HoleInPartition: A chunk has neither a vector nor is its text quarantined.
+            ChecksFailed: What search would read of the window is not what the record has.
         """
         return publishing.publish(
             self._reached(),
@@ -200,6 +204,15 @@ class VectorStore(CheckedResource):
             lambda connection: served_documents(
                 connection, self.corpus, space=space, chunking_id=chunking_id
             ),
+        )
+
+    def published_documents(self, space: str) -> dict[str, tuple[date, str | None]]:
+        """Return, by id, when each document of the corpus is filed, and the content hash of the
+        version that is published in ``space``.
+        """
+        return self._run(
+            "reading the documents",
+            lambda connection: published_documents(connection, self.corpus, space),
         )
 
     def active_space(self) -> Space | None:

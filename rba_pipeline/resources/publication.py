@@ -46,7 +46,7 @@ _COUNT_GOING = """
 SELECT count(*) FROM vectors v JOIN documents d USING (corpus, document_id)
 WHERE v.corpus = %(corpus)s AND v.space = %(space)s
 AND d.published_on >= %(start)s AND d.published_on < %(end)s
-AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
+AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
 # By document, not by date: a document that moved here from another window brings its old chunks.
@@ -184,13 +184,14 @@ class Publication:
     def _apply(self) -> tuple[int, int, int]:
         """Make the tables equal to what was staged; return rows inserted, updated, deleted."""
         going = self._connection.execute(_COUNT_GOING, self._about).fetchone()
+        deleted = int(going[0]) if going else 0
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
-        self._run(_DELETE_CHUNKS)
+        deleted += self._run(_DELETE_CHUNKS)
         updated = self._run(_UPDATE_CHUNKS)
         inserted = self._insert()
         self._run(_MARK_PUBLISHED)
-        return inserted, updated, int(going[0]) if going else 0
+        return inserted, updated, deleted
 
     def _insert(self) -> int:
         """Insert the staged rows that Postgres takes, and return how many there are.

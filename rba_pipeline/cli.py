@@ -1,5 +1,6 @@
 """The command ``rba-pipeline``: thin over the functions that the assets use."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +13,15 @@ import click
 
 from rba_pipeline import results, second_chances, stack
 from rba_pipeline import search as searching
+from rba_pipeline.core import plan_tables
 from rba_pipeline.core.errors import RbaError
+from rba_pipeline.core.ranges import keys_in
+from rba_pipeline.core.standings import State
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.demo import run_demo
+from rba_pipeline.dry_run import plan_partitions
 from rba_pipeline.neighbours import Neighbours, neighbours
+from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.vector_search import Filters
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -129,6 +135,74 @@ def evaluate(file: Path, corpus: str | None, series: str | None) -> None:
             items, embedding=found.embedding, vector_store=found.vector_store, filters=filters
         )
     results.print_quality(file.name, filters, quality)
+
+
+@main.command()
+@click.option(
+    "--partitions", "range_text", metavar="KEY[...KEY]", help="Only these, both ends included."
+)
+@click.option("--all", "everything", is_flag=True, help="All partitions; the default.")
+@click.option(
+    "--only",
+    type=click.Choice(["missing", "stale", "all"]),
+    default="all",
+    show_default=True,
+    help="missing: nothing of them is searchable; stale: source, chunking or space changed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@_corpus_option
+def plan(
+    range_text: str | None, everything: bool, only: str, as_json: bool, corpus: str | None
+) -> None:
+    """Show what runs of the partitions would do right now, and how many minutes they would take.
+
+    Nothing is embedded or published: new files are parsed, documents that changed are cut in
+    memory, all else is looked up. The counts are those that runs started now would report, one
+    after the other in order of their keys: a text that two partitions of a calendar year share is
+    embedded by the first and reused by the second.
+
+    \b
+    documents  new, changed and gone in each partition, compared with what search has; one whose
+               date moved is gone in one partition and new in another
+    texts      distinct ones: to embed, with a vector already, held in quarantine
+    chunks     that search would lose, those of changed documents among them
+
+    Minutes are the wall time of the runs as backfills, schedules and the web interface launch
+    them, every step in a process of its own, one run after the other. They follow from the tokens
+    to embed and the speed of earlier runs; where there are none, from the service's own figures;
+    where it has not worked yet, or works at quite another speed than in earlier runs, some texts
+    are embedded for a few seconds, and their vectors thrown away. What a run costs by itself is
+    the median of earlier ones. The next run of a partition reports how far they were off, in the
+    metadata of `vectors`: predicted_minutes, real_minutes and prediction_error.
+    """
+    if range_text is not None and everything:
+        raise click.UsageError("name the partitions, or say --all")
+    stack.load_environment()
+    # Before anything is started for it.
+    keys = _keys(range_text, Settings.read(os.environ))
+    states = tuple(State) if only == "all" else (State(only),)
+    with _opened(corpus, serving=True) as found:
+        settings = Settings.read(os.environ)
+        made = plan_partitions(settings, found, keys, _say_progress, states=states)
+    if as_json:
+        click.echo(json.dumps(plan_tables.as_json(made), indent=2))
+    else:
+        click.echo(plan_tables.as_text(made))
+
+
+def _keys(range_text: str | None, settings: Settings) -> list[str] | None:
+    """Return the partitions that a range names; ``None`` for all, if there is no range."""
+    if range_text is None:
+        return None
+    partitions = partitions_by(settings.grain, settings.first_year)
+    return keys_in(range_text, partitions.get_partition_keys())
+
+
+def _say_progress(what: str, done: int, total: int) -> None:
+    """Say on a terminal how far the work is."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        click.echo(f"\r{done:,} of {total:,} {what}{end}", nl=False, err=True)
 
 
 @main.group(invoke_without_command=True)

@@ -16,7 +16,7 @@ from rba_pipeline.core.backlog import USUAL_STEPS
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.parsing.limits import LIMITS, ParseLimits, variable
 from rba_pipeline.core.presets import RANGES, Preset
-from rba_pipeline.jobs import publish_job
+from rba_pipeline.jobs import plan_job, publish_job
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
@@ -134,7 +134,7 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
 def build_defs(
     settings: Settings, retry_policy: dg.RetryPolicy | None = ONE_MORE_TRY
 ) -> dg.Definitions:
-    """Return the assets, the job and the resources of one installation.
+    """Return the assets, the jobs and the resources of one installation.
 
     Args:
         retry_policy: What Dagster does about a step that fails, unless its failure forbids it.
@@ -145,7 +145,7 @@ def build_defs(
         assets=[make(partitions, retry_policy) for make in makers],
         resources=build_resources(settings),
     )
-    return dg.Definitions.merge(assets, publish_job())
+    return dg.Definitions.merge(assets, publish_job(), plan_job(partitions))
 
 
 def corpus_name(source: str) -> str:

@@ -1,8 +1,11 @@
-"""The job that takes a partition all the way from documents to vectors."""
+"""The jobs: a partition all the way from documents to vectors, and what that would do."""
 
 import dagster as dg
 
+from rba_pipeline.assets.plan import plan_op, plan_spec
+
 PUBLISH = "publish_partition"
+PLAN = "plan_partitions"
 
 
 def publish_job() -> dg.Definitions:
@@ -14,3 +17,19 @@ def publish_job() -> dg.Definitions:
         "parallelism: resources > embedding > config.",
     )
     return dg.Definitions(jobs=[job])
+
+
+def plan_job(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Definitions:
+    """Return the job that says what runs would do, and the asset that it materialises."""
+    make_plan = plan_op(partitions)
+
+    @dg.job(
+        name=PLAN,
+        executor_def=dg.in_process_executor,
+        description="What a run of every partition would do right now, and its minutes: see the "
+        "asset plan. Nothing is embedded or published.",
+    )
+    def plan_partitions() -> None:
+        make_plan()
+
+    return dg.Definitions(assets=[plan_spec()], jobs=[plan_partitions])

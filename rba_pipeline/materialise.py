@@ -13,6 +13,7 @@ from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.lost_runs import fail_lost_runs
 from rba_pipeline.partitions import key_of, partitions_by, today
 from rba_pipeline.resources.document_source import DocumentSource, Refreshed
+from rba_pipeline.resources.run_history import ONE_PROCESS_TAG
 from rba_pipeline.resources.vector_store import VectorStore
 
 # Dagster's own log of a run is in its UI; here only the result is shown.
@@ -70,6 +71,7 @@ def materialise(
                 instance=instance,
                 run_config={**run_config, **_QUIET},
                 raise_on_error=False,
+                tags=ONE_PROCESS_TAG,
             )
             yield _result(instance, key, result)
 

@@ -37,10 +37,15 @@ ALLOWED: dict[str, set[str]] = {
     },
     "rba_pipeline.assets": {
         "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster",
-        "pyarrow",
+        "pyarrow", "rba_pipeline.planning",
     },
     "rba_pipeline.standings": {
         "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster",
+    },
+    "rba_pipeline.counting": {"rba_pipeline.core", "rba_pipeline.resources"},
+    "rba_pipeline.planning": {
+        "rba_pipeline.core", "rba_pipeline.partitions", "rba_pipeline.resources", "dagster",
+        "rba_pipeline.standings", "rba_pipeline.counting",
     },
     "rba_pipeline.jobs": {"rba_pipeline.assets", "dagster"},
     "embedding_service.errors": set(),
@@ -218,6 +223,6 @@ def test_every_asset_and_the_job_are_loaded() -> None:
 
     assets = {key.to_user_string() for key in definitions.resolve_all_asset_keys()}
     named = {path.stem for path in (ROOT / "rba_pipeline" / "assets").glob("*.py")}
-    assert assets == {"documents", "chunks", "embeddings", "vectors"}
-    assert named - {"__init__", "reporting", "progress", "checks"} == assets
+    assert assets == {"documents", "chunks", "embeddings", "vectors", "plan"}
+    assert named - {"__init__", "reporting", "progress", "checks", "predicting"} == assets
     assert definitions.resolve_job_def("publish_partition").partitions_def is not None

@@ -9,8 +9,9 @@ from rba_pipeline.cli import main
 from rba_pipeline_tests.command_line import called, point_at
 
 COMMANDS = [
-    [], ["demo"], ["up"], ["migrate"], ["search"], ["evaluate"], ["quarantine"], ["spaces"],
-    ["spaces", "list"], ["spaces", "activate"], ["spaces", "prune"], ["spaces", "index"],
+    [], ["demo"], ["up"], ["migrate"], ["search"], ["evaluate"], ["plan"], ["quarantine"],
+    ["spaces"], ["spaces", "list"], ["spaces", "activate"], ["spaces", "prune"],
+    ["spaces", "index"],
 ]  # fmt: skip
 
 
@@ -52,6 +53,8 @@ def test_every_command_is_among_those_tested() -> None:
         pytest.param(["evaluate", "absent.jsonl"], "does not exist", id="absent-file"),
         pytest.param(["evaluate", "."], "is a directory", id="folder-as-file"),
         pytest.param(["spaces", "activate"], "Missing argument 'SPACE'", id="no-space"),
+        pytest.param(["plan", "--only", "new"], "'missing', 'stale', 'all'", id="no-such-state"),
+        pytest.param(["plan", "--all", "--partitions", "x"], "or say --all", id="some-and-all"),
         pytest.param(["serach", "rain"], "No such command", id="misspelt"),
     ],
 )
@@ -62,6 +65,13 @@ def test_a_wrong_argument_is_refused_with_what_was_expected(
 
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_a_range_of_no_partitions_is_refused_with_what_is_allowed() -> None:
+    result = called("plan", "--partitions", "2012-01-01...2199-01-01")
+
+    assert result.exit_code == 1
+    assert "'2199-01-01' is no partition; allowed are 1990-01-01 to 20" in result.output
 
 
 GOOD = json.dumps({"query": "rain", "relevant_path": "a.html"})

@@ -137,12 +137,14 @@ def test_a_relative_folder_names_the_corpus_by_its_real_name(
     assert corpus_name(".") == tmp_path.name
 
 
-def test_the_definitions_load_and_hold_the_four_assets_and_the_job() -> None:
+def test_the_definitions_load_and_hold_the_assets_and_their_jobs() -> None:
     defs = build_defs(DEFAULTS)
 
     dg.Definitions.validate_loadable(defs)
     assets = {key.to_user_string() for key in defs.resolve_all_asset_keys()}
-    assert assets == {"documents", "chunks", "embeddings", "vectors"}
+    assert assets == {"documents", "chunks", "embeddings", "vectors", "plan"}
+    # Whoever selects all assets for a partition does not ask for a plan.
+    assert not defs.resolve_asset_graph().get(dg.AssetKey("plan")).is_materializable
     assert defs.resolve_job_def(PUBLISH).partitions_def is not None
 
 

@@ -5,8 +5,10 @@ from functools import partial
 import dagster as dg
 
 from rba_pipeline.assets.checks import check_results, check_specs
+from rba_pipeline.assets.predicting import prediction_error
 from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.core.checks import corpus_adds_up
+from rba_pipeline.core.plans import inputs_of
 from rba_pipeline.core.promises import require
 from rba_pipeline.partitions import key_of, today
 from rba_pipeline.resources.document_source import DocumentSource
@@ -87,6 +89,14 @@ def vectors_asset(
                 "embedding_space": made.space.id,
                 "search_switched_to_this_space": published.activated,
                 "dagster/row_count": published.rows,
+                **prediction_error(
+                    context,
+                    records,
+                    window,
+                    inputs=inputs_of(digest, made.chunking_id, made.space.id),
+                    reused=made.counts.get("reused", 0),
+                    added=published.inserted,
+                ),
             },
         )
 

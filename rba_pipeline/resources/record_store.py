@@ -105,7 +105,7 @@ class RecordStore(dg.ConfigurableResource):
             entries: What the catalogue says of them, in the same order.
             documents: The documents, read only when something changed; streamed.
         """
-        digest = _digest(entries)
+        digest = digest_of(entries)
         path = self.documents_path(window)
         rows = map(self._row, documents)
         return self._write(path, DOCUMENTS, rows, DOCUMENTS_PER_GROUP, digest=digest)
@@ -156,6 +156,19 @@ class RecordStore(dg.ConfigurableResource):
         )
         path = self.chunks_path(window, chunking_id)
         return self._write(path, CHUNKS, rows, CHUNKS_PER_GROUP, digest=digest)
+
+    def is_cut(self, window: Window, chunking_id: str, digest: str) -> bool:
+        """Return whether chunks are kept that were cut in this way from the documents of
+        ``digest``.
+        """
+        path = self.chunks_path(window, chunking_id)
+        return self._root().exists(path) and self._metadata(path, "chunks")["digest"] == digest
+
+    def chunk_keys(self, window: Window, chunking_id: str) -> Iterator[tuple[str, str, int]]:
+        """Yield id, text hash and tokens of every chunk of ``window``, in document order."""
+        path = self.chunks_path(window, chunking_id)
+        for batch in self._batches(path, "chunks", columns=["chunk_id", "text_hash", "tokens"]):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def chunk_batches(
         self, window: Window, chunking_id: str, digest: str | None = None
@@ -277,7 +290,8 @@ def _kept_with(parquet: pq.ParquetFile) -> dict[str, str]:
     return dict(json.loads(parquet.metadata.metadata[b"rba"]))
 
 
-def _digest(entries: Iterable[Entry]) -> str:
+def digest_of(entries: Iterable[Entry]) -> str:
+    """Return what stands for these documents, as the catalogue has them, in their order."""
     digest = hashlib.sha256()
     for entry in entries:
         row = [entry.document_id, entry.content_hash, entry.sha256, entry.path]

@@ -99,6 +99,13 @@ class TextLedger:
         ).fetchone()
         return int(row[0]), int(row[1]), int(row[2])
 
+    def by_state(self) -> dict[str | None, tuple[int, int]]:
+        """Return how many texts there are, and their tokens, by state."""
+        rows = self._table.execute(
+            "SELECT state, count(*), sum(tokens) FROM texts GROUP BY state"
+        ).fetchall()
+        return {state: (int(count), int(tokens)) for state, count, tokens in rows}
+
     def rows(self) -> Iterator[tuple[str, int, str | None]]:
         """Yield hash, tokens and state of every text, in the order of the hashes."""
         for name, tokens, state in self._table.execute("SELECT * FROM texts"):

@@ -31,6 +31,7 @@ from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.served_documents import (
     published_documents,
+    rows_at_stake,
     served_documents,
 )
 from rba_pipeline.resources.space_register import HeldSpace
@@ -213,6 +214,35 @@ class VectorStore(CheckedResource):
         return self._run(
             "reading the documents",
             lambda connection: published_documents(connection, self.corpus, space),
+        )
+
+    def rows_at_stake(
+        self,
+        space: str,
+        window: Window,
+        *,
+        wanted: Collection[str],
+        elsewhere: Collection[str],
+        take: Callable[[list[str]], None],
+    ) -> int:
+        """Hand the ids of the searchable chunks that a publication of ``window`` would keep or
+        delete to ``take``, and return how many there are.
+
+        Args:
+            wanted: Ids of the documents that the window has now.
+            elsewhere: Ids of those that other windows have.
+            take: Called with some thousand ids at a time; after a failure that passes, with those
+                from the beginning again.
+        """
+        about: dict[str, object] = {
+            "corpus": self.corpus,
+            "space": space,
+            "wanted": list(wanted),
+            "elsewhere": list(elsewhere),
+        }
+        return self._run(
+            "reading the chunks",
+            lambda connection: rows_at_stake(connection, about, window=window, take=take),
         )
 
     def active_space(self) -> Space | None:

@@ -1,0 +1,102 @@
+"""A plan as people and programs read it: aligned lines, Markdown, JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rba_pipeline.core.plans import PartitionPlan, Plan, Totals, totals
+
+# Two lines of headings; the first names what the second counts.
+_HEADINGS = (
+    ("", "partition", "<10"), ("", "state", "<7"),
+    ("documents", "new", ">9"), ("", "changed", ">7"), ("", "gone", ">5"),
+    ("texts", "embed", ">7"), ("", "reuse", ">7"), ("", "held", ">5"),
+    ("chunks", "delete", ">6"),
+    ("", "tokens", ">10"), ("", "minutes", ">7"),
+)  # fmt: skip
+
+
+def as_text(plan: Plan) -> str:
+    """Return lines of at most 100 columns: one per partition that needs a run, their sum, the
+    others in one line, and what the minutes were computed from.
+    """
+    lines = [
+        _line([above for above, _, _ in _HEADINGS]),
+        _line([name for _, name, _ in _HEADINGS]),
+        *(_line(_cells(each)) for each in plan.needed),
+    ]
+    lines += [_line(cells) for cells in _sums(plan)]
+    return "\n".join([*(line.rstrip() for line in lines), "", *_origins(plan)])
+
+
+def as_markdown(plan: Plan) -> str:
+    """Return the same as a table that Dagster's UI shows."""
+    names = [f"{above} {name}".strip() for above, name, _ in _HEADINGS]
+    marks = [":--" if align.startswith("<") else "--:" for _, _, align in _HEADINGS]
+    rows = [names, marks, *map(_cells, plan.needed), *_sums(plan)]
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*table, "", *(f"- {line}" for line in _origins(plan))])
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return everything: seconds are wall time, ``None`` where they are not known."""
+    return {
+        "partitions": [
+            {
+                "partition": each.key,
+                "state": each.standing.state.value,
+                "reasons": list(each.standing.reasons),
+                "documents": each.standing.documents,
+                "new": each.standing.new,
+                "changed": each.standing.changed,
+                "gone": each.standing.gone,
+                **{name: value for name, value in asdict(each.work).items() if name != "cut_s"},
+                "seconds": each.seconds,
+            }
+            for each in plan.partitions
+        ],
+        "needed": asdict(totals(plan.needed)),
+        "unneeded": asdict(totals(plan.unneeded)),
+        "parsed_files": plan.parsed,
+        "costs": {**asdict(plan.costs), "way": plan.costs.way.value},
+    }
+
+
+def _cells(each: PartitionPlan) -> list[str]:
+    return [each.key, each.standing.state.value, *_figures(totals([each]))]
+
+
+def _sums(plan: Plan) -> list[list[str]]:
+    needed, others = totals(plan.needed), totals(plan.unneeded)
+    named = [(f"{needed.partitions} to run", needed), (f"{others.partitions} current", others)]
+    return [[name, "", *_figures(found)] for name, found in named]
+
+
+def _figures(found: Totals) -> list[str]:
+    counts = (
+        found.new, found.changed, found.gone, found.embed, found.reuse, found.held, found.delete,
+        found.tokens,
+    )  # fmt: skip
+    return [*(f"{count:,}" for count in counts), _minutes(found.seconds)]
+
+
+def _minutes(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{seconds / 60:,.2f}" if seconds < 600 else f"{seconds / 60:,.0f}"
+
+
+def _origins(plan: Plan) -> list[str]:
+    costs = plan.costs
+    speed = f"{costs.rate:,.0f} tokens/s" if costs.rate else "unknown"
+    return [
+        f"minutes  one run after the other, {costs.way.value}",
+        f"run      {costs.run_s:.1f} s by itself ({costs.run_from})",
+        f"speed    {speed} ({costs.rate_from})",
+    ]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "  ".join(
+        f"{cell:{align}}" for cell, (_, _, align) in zip(cells, _HEADINGS, strict=True)
+    )

@@ -1,0 +1,44 @@
+"""What a backfill would do, without doing it: for commands, outside of Dagster."""
+
+from collections.abc import Collection
+
+import dagster as dg
+
+from rba_pipeline.core.plans import Plan
+from rba_pipeline.core.run_costs import Way
+from rba_pipeline.core.standings import State
+from rba_pipeline.definitions import Settings
+from rba_pipeline.neighbours import Neighbours
+from rba_pipeline.partitions import partitions_by
+from rba_pipeline.planning import Planner, Progress
+
+
+def plan_partitions(
+    settings: Settings,
+    neighbours: Neighbours,
+    keys: Collection[str] | None = None,
+    on_progress: Progress | None = None,
+    *,
+    states: Collection[State] = tuple(State),
+    way: Way = Way.PROCESSES,
+) -> Plan:
+    """Return what runs of these partitions would do right now; see ``Planner.plan``.
+
+    Args:
+        on_progress: Called with what is gone through ("files" or "partitions"), how many of them
+            are done, and how many there are.
+        way: How the runs would be launched.
+    """
+    with dg.DagsterInstance.get() as instance:
+        planner = Planner(
+            partitions=partitions_by(settings.grain, settings.first_year),
+            source=neighbours.source,
+            records=neighbours.records,
+            chunking=neighbours.chunking,
+            embedding=neighbours.embedding,
+            embedding_store=neighbours.embedding_store,
+            vector_store=neighbours.vector_store,
+            instance=instance,
+            way=way,
+        )
+        return planner.plan(keys, states, on_progress or (lambda what, done, total: None))

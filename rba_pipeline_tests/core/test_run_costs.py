@@ -1,0 +1,96 @@
+"""What a run costs, learnt from the runs before."""
+
+import pytest
+
+from rba_pipeline.core.run_costs import (
+    PastRun,
+    RunCosts,
+    Way,
+    earlier_rate,
+    run_costs,
+    trusted_rate,
+)
+
+
+def past(
+    seconds: float = 10.0,
+    *,
+    way: Way = Way.PROCESSES,
+    space: str = "a",
+    stream_s: float = 0.0,
+    tokens: int = 0,
+    publish_s: float = 0.5,
+    added: int = 0,
+) -> PastRun:
+    return PastRun(
+        way=way,
+        space=space,
+        seconds=seconds,
+        cut_s=1.0,
+        stream_s=stream_s,
+        tokens=tokens,
+        publish_s=publish_s,
+        added=added,
+    )
+
+
+def costs_of(*runs: PastRun, way: Way = Way.PROCESSES) -> RunCosts:
+    return run_costs(runs, way=way, rate=100.0, origin="told")
+
+
+def test_a_run_itself_is_what_is_left_of_earlier_ones_launched_alike() -> None:
+    odd = past(99.0)
+    busy = past(70.0, stream_s=50.0, publish_s=4.5, added=8)
+    other = past(2.0, way=Way.ONE_PROCESS)
+
+    costs = costs_of(odd, busy, past(11.0), other)
+
+    # A chunk costs 0.5 s: the line through (0, 0.5) and (8, 4.5).
+    assert costs.chunk_s == pytest.approx(0.5)
+    assert costs.run_s == pytest.approx(70 - 1 - 50 - 4)
+    assert costs.run_from == "median of 3 earlier runs"
+    assert costs_of(odd, other, way=Way.ONE_PROCESS).run_s == pytest.approx(1.0)
+
+
+def test_without_earlier_runs_it_is_the_usual_one_and_says_so() -> None:
+    costs = costs_of(past(way=Way.ONE_PROCESS))
+
+    assert costs.run_s == 12.0
+    assert costs.run_from == "no earlier run: as usual"
+    assert 0 < costs.chunk_s < 0.01
+
+
+def test_a_prediction_adds_up_what_there_is_to_do() -> None:
+    costs = RunCosts(Way.PROCESSES, 10.0, "", 0.5, 100.0, "")
+    unknown = RunCosts(Way.PROCESSES, 10.0, "", 0.5, None, "")
+
+    assert costs.seconds(cut_s=2.0, tokens=500, added=4) == 10 + 2 + 5 + 2
+    assert unknown.seconds(cut_s=0.0, tokens=0, added=0) == 10.0
+    assert unknown.seconds(cut_s=0.0, tokens=1, added=0) is None
+
+
+def test_the_earlier_rate_is_that_of_the_latest_runs_in_the_same_space() -> None:
+    latest = past(stream_s=50.0, tokens=5000)
+    old = past(stream_s=50.0, tokens=500)
+    ancient = past(stream_s=10.0, tokens=10**9)
+
+    assert earlier_rate([past(), latest, old, ancient], "a") == 55.0
+    assert earlier_rate([latest], "b") == 0.0
+    assert earlier_rate([], "a") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("earlier", "engine", "expected"),
+    [
+        pytest.param(100, 150, (100, "of earlier runs"), id="both-alike"),
+        pytest.param(100, 0, (100, "of earlier runs"), id="only-runs"),
+        pytest.param(0, 150, (150, "measured by the service"), id="only-service"),
+        pytest.param(100, 201, None, id="service-is-faster-now"),
+        pytest.param(100, 49, None, id="service-is-slower-now"),
+        pytest.param(0, 0, None, id="neither"),
+    ],
+)
+def test_a_rate_is_trusted_or_to_be_measured(
+    earlier: float, engine: float, expected: tuple[float, str] | None
+) -> None:
+    assert trusted_rate(earlier, engine) == expected

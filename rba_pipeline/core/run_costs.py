@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from statistics import fmean, median
 
 
@@ -16,8 +17,10 @@ class Way(StrEnum):
 
 
 # Where there are no earlier runs: measured on two cores.
-_USUAL_RUN_S = {Way.PROCESSES: 12.0, Way.ONE_PROCESS: 0.7}
+_USUAL_RUN_S = {Way.PROCESSES: 12.0, Way.ONE_PROCESS: 0.9}
 _USUAL_CHUNK_S = 0.0005
+# Within it the next run was launched because the one before had ended.
+_LONGEST_GAP_S = 10.0
 # Seconds of embedding after which older runs say nothing new of the speed.
 _ENOUGH_S = 60.0
 # An engine this many times faster or slower than in earlier runs is another one, or was busy with
@@ -30,7 +33,7 @@ class PastRun:
     """One run that succeeded; seconds are wall time.
 
     Attributes:
-        seconds: From its launch to its end.
+        launched, ended: Unix seconds.
         cut_s: Of the step that cut documents; 0 if nothing was cut.
         stream_s: Of texts on their way through the service, and their ``tokens``.
         publish_s: Of the step that added ``added`` chunks to search.
@@ -38,12 +41,17 @@ class PastRun:
 
     way: Way
     space: str
-    seconds: float
+    launched: float
+    ended: float
     cut_s: float
     stream_s: float
     tokens: int
     publish_s: float
     added: int
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.launched
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ class RunCosts:
     """What predictions are made of, and where each figure is from.
 
     Attributes:
-        run_s: Of a run that has nothing to do.
+        run_s: Of a run that has nothing to do, and until the next one is launched.
         chunk_s: Of one chunk that is added to search.
         rate: Tokens per second through the service; ``None`` if that is not known.
     """
@@ -86,7 +94,7 @@ def run_costs(runs: Sequence[PastRun], *, way: Way, rate: float | None, origin: 
     ]
     return RunCosts(
         way=way,
-        run_s=median(own) if own else _USUAL_RUN_S[way],
+        run_s=median(own) + _between_s(runs, way) if own else _USUAL_RUN_S[way],
         run_from=f"median of {len(own)} earlier runs" if own else "no earlier run: as usual",
         chunk_s=chunk_s,
         rate=rate,
@@ -115,6 +123,15 @@ def trusted_rate(earlier: float, engine: float) -> tuple[float, str] | None:
     if engine and not 1 / _ALIKE <= engine / earlier <= _ALIKE:
         return None
     return earlier, "of earlier runs"
+
+
+def _between_s(runs: Sequence[PastRun], way: Way) -> float:
+    """Return the usual time from the end of one run to the launch of the next, the latest first."""
+    own = [run for run in runs if run.way is way]
+    gaps = [max(0.0, late.launched - early.ended) for late, early in pairwise(own)]
+    # Somebody paused.
+    close = [gap for gap in gaps if gap <= _LONGEST_GAP_S]
+    return median(close) if close else 0.0
 
 
 def _chunk_s(runs: Sequence[PastRun]) -> float:

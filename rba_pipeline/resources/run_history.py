@@ -86,7 +86,8 @@ def _past_run(instance: dg.DagsterInstance, run: DagsterRun) -> PastRun | None:
     return PastRun(
         way=way_of(run),
         space=str(said["embeddings"]["embedding_space"]),
-        seconds=events.ended - events.launched,
+        launched=events.launched,
+        ended=events.ended,
         cut_s=parsing_s + cutting_s,
         stream_s=float(said["embeddings"]["seconds"]),
         tokens=int(said["embeddings"]["tokens"]),

@@ -21,11 +21,13 @@ def past(
     tokens: int = 0,
     publish_s: float = 0.5,
     added: int = 0,
+    launched: float = 0.0,
 ) -> PastRun:
     return PastRun(
         way=way,
         space=space,
-        seconds=seconds,
+        launched=launched,
+        ended=launched + seconds,
         cut_s=1.0,
         stream_s=stream_s,
         tokens=tokens,
@@ -50,6 +52,16 @@ def test_a_run_itself_is_what_is_left_of_earlier_ones_launched_alike() -> None:
     assert costs.run_s == pytest.approx(70 - 1 - 50 - 4)
     assert costs.run_from == "median of 3 earlier runs"
     assert costs_of(odd, other, way=Way.ONE_PROCESS).run_s == pytest.approx(1.0)
+
+
+def test_what_passes_between_one_run_and_the_next_is_a_part_of_its_cost() -> None:
+    after_a_pause = past(launched=1000.0)
+    third, second, first = past(launched=24.0), past(launched=12.0), past(launched=0.0)
+    beside = past(launched=8.0)
+
+    assert costs_of(after_a_pause, third, second, first).run_s == pytest.approx(9 + 2)
+    assert costs_of(third, beside, first).run_s == pytest.approx(9 + 3)
+    assert costs_of(third).run_s == pytest.approx(9.0)
 
 
 def test_without_earlier_runs_it_is_the_usual_one_and_says_so() -> None:

@@ -232,6 +232,20 @@ def test_the_plan_is_an_asset_with_a_table_and_figures_to_plot(installation: Ins
     assert made.metadata["minutes"].value > 0
 
 
+def test_a_plan_without_a_service_fails_with_one_message(
+    installation: Installation, oracle: OracleService
+) -> None:
+    job = build_defs(installation.settings).resolve_job_def("plan_partitions")
+    oracle.crash()
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+
+    (failed,) = result.get_step_failure_events()
+    said = failed.step_failure_data.user_failure_data
+    assert said is not None
+    assert str(said.description).startswith("ServiceUnavailable: cannot reach")
+
+
 def test_the_command_prints_a_line_for_each_partition_that_needs_a_run(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,10 @@ def one_message(recipe: Recipe) -> Recipe:
     @functools.wraps(recipe)
     def reported(context: dg.AssetExecutionContext, **neighbours: Any) -> Any:
         try:
-            yield recipe(context, **neighbours)
+            made = recipe(context, **neighbours)
+            # A step that makes no asset of its own has nothing to hand over.
+            if made is not None:
+                yield made
         except (DagsterExecutionInterruptedError, KeyboardInterrupt):
             # Dagster takes SIGTERM for a failure, unless somebody asked it for the end of the run.
             run = context.instance.get_run_by_id(context.run_id)
@@ -38,7 +41,8 @@ def one_message(recipe: Recipe) -> Recipe:
                 context.instance.report_run_canceling(run)
             raise
         except RbaError as error:
-            yield from results_of_failure(context.asset_key.to_user_string(), error)
+            if context.has_assets_def:
+                yield from results_of_failure(context.asset_key.to_user_string(), error)
             # It says what to do; the traces of its causes would only bury it, and so would a
             # second try: whatever may pass was waited for, and tried again, before it was raised.
             raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from None

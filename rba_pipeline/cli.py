@@ -13,6 +13,7 @@ import click
 
 from rba_pipeline import results, second_chances, stack
 from rba_pipeline import search as searching
+from rba_pipeline import tune as tuning
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.ranges import keys_in
@@ -22,6 +23,7 @@ from rba_pipeline.demo import run_demo
 from rba_pipeline.dry_run import plan_partitions
 from rba_pipeline.neighbours import Neighbours, neighbours
 from rba_pipeline.partitions import partitions_by
+from rba_pipeline.resources.tuned_file import write_tuned
 from rba_pipeline.resources.vector_search import Filters
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -259,6 +261,45 @@ def _asked_for(names: tuple[str, ...], everything: bool) -> tuple[str, ...] | No
     if bool(names) == everything:
         raise click.UsageError("name the texts, as `quarantine` lists them, or say --all")
     return None if everything else names
+
+
+@main.command("tune")
+@_corpus_option
+@click.option(
+    "--texts",
+    type=click.IntRange(1, 100_000),
+    default=512,
+    show_default=True,
+    help="Different texts that are sent, again and again.",
+)
+@click.option(
+    "--seconds-per-setting",
+    "seconds",
+    type=click.FloatRange(0.1, 600),
+    default=5.0,
+    show_default=True,
+    help="How long each setting is measured.",
+)
+@click.option("--out", help="Write here; default: RBA_TUNED_PRESET, or tuned.json in RBA_STORE.")
+@click.option("--dry-run", is_flag=True, help="Measure, and write nothing.")
+def tune_setting(
+    corpus: str | None, texts: int, seconds: float, out: str | None, dry_run: bool
+) -> None:
+    """Find the fastest batch size and parallelism, and keep them as preset 'tuned'.
+
+    Chunks of the corpus, or of the sample corpus if there are none yet, go through the embedding
+    service at one setting after the other, from small ones upwards, until more is not faster,
+    something is refused, or the machine is full. No vector is stored. The file is replaced at the
+    end, so that an interruption leaves the earlier one.
+    """
+    plan = tuning.Plan(texts, seconds)
+    with _opened(corpus, serving=True) as found:
+        sampled = tuning.sample_texts(found.records, found.chunking, str(SAMPLE_CORPUS), texts)
+        tuned = tuning.tune(found.embedding, sampled, plan, click.echo)
+        place = out or found.embedding.tuned_file
+        if not dry_run:
+            write_tuned(place, tuned.preset)
+    results.print_tuning(tuned, None if dry_run else place)
 
 
 @main.group()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.resources.with_defaults import with_defaults
+from rba_pipeline.tuning_job import tuning_job
 
 # For a step whose process was killed: it goes on where it was. More would only hide what kills it.
 ONE_MORE_TRY = dg.RetryPolicy(max_retries=1, delay=5)
@@ -54,6 +55,7 @@ class Settings:
     truncate: bool
     api_url: str
     has_api_key: bool
+    tuned_file: str
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Settings":
@@ -64,10 +66,11 @@ class Settings:
             range.
         """
         source = environment.get("RBA_SOURCE") or str(SAMPLE_CORPUS)
+        store = environment.get("RBA_STORE") or str(Path.cwd() / ".state" / "store")
         settings = cls(
             source=source,
             corpus=environment.get("RBA_CORPUS") or corpus_name(source),
-            store=environment.get("RBA_STORE") or str(Path.cwd() / ".state" / "store"),
+            store=store,
             grain=environment.get("RBA_GRAIN") or "year",
             first_year=_whole_number(environment, "RBA_FIRST_YEAR", 1990),
             limits=_limits(environment),
@@ -83,6 +86,7 @@ class Settings:
             truncate=_claim(environment, "EMBEDDING_TRUNCATE", "false"),
             api_url=environment.get("EMBEDDING_API_URL") or "http://127.0.0.1:8000",
             has_api_key=bool(environment.get("EMBEDDING_API_KEY")),
+            tuned_file=environment.get("RBA_TUNED_PRESET") or f"{store}/tuned.json",
         )
         partitions_by(settings.grain, settings.first_year)
         Embedding.check(
@@ -121,6 +125,7 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             truncate=settings.truncate,
             api_url=settings.api_url,
             api_key=dg.EnvVar("EMBEDDING_API_KEY") if settings.has_api_key else "",
+            tuned_file=settings.tuned_file,
         ),
         "embedding_store": with_defaults(
             EmbeddingStore, store=settings.store, corpus=settings.corpus
@@ -145,7 +150,9 @@ def build_defs(
         assets=[make(partitions, retry_policy) for make in makers],
         resources=build_resources(settings),
     )
-    return dg.Definitions.merge(assets, publish_job(), plan_job(partitions))
+    untuned = build_resources(replace(settings, preset=Preset("auto")))
+    tuning = tuning_job(untuned, str(SAMPLE_CORPUS))
+    return dg.Definitions.merge(assets, publish_job(), plan_job(partitions), tuning)
 
 
 def corpus_name(source: str) -> str:

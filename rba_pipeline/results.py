@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import click
 
 from rba_pipeline.core.chunks import passage_of
+from rba_pipeline.core.tuning_plots import name_of, rates_chart
 from rba_pipeline.core.vectors import Hit, Quality
 from rba_pipeline.resources.vector_search import Filters
+from rba_pipeline.tune import Tuning
 
 
 def print_hits(query: str, hits: Sequence[Hit], *, lines: int = 3) -> None:
@@ -35,3 +37,19 @@ def print_quality(name: str, filters: Filters, found: Quality) -> None:
         f"recall@1 {found.recall_at_1:.3f}, recall@10 {found.recall_at_10:.3f}, "
         f"MRR {found.mean_reciprocal_rank:.3f}"
     )
+
+
+def print_tuning(found: Tuning, place: str | None) -> None:
+    """Show a bar for each setting, the one to use, why no more were tried, and where it is kept."""
+    preset = found.preset
+    click.echo("")
+    for line in rates_chart(found.past, preset.bounds):
+        click.echo(line)
+    click.echo(
+        f"\nuse        {name_of(preset.bounds)}, {preset.rate:.1f} chunks/s\n"
+        f"stopped    {preset.why}"
+    )
+    for note in found.notes:
+        click.echo(f"note       {note}")
+    if place is not None:
+        click.echo(f"written    {place}: used by runs with preset tuned (EMBEDDING_PRESET=tuned)")

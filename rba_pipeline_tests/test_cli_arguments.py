@@ -11,7 +11,7 @@ from rba_pipeline_tests.command_line import called, point_at
 COMMANDS = [
     [], ["demo"], ["up"], ["migrate"], ["search"], ["evaluate"], ["plan"], ["quarantine"],
     ["spaces"], ["spaces", "list"], ["spaces", "activate"], ["spaces", "prune"],
-    ["spaces", "index"],
+    ["spaces", "index"], ["tune"],
 ]  # fmt: skip
 
 
@@ -52,6 +52,8 @@ def test_every_command_is_among_those_tested() -> None:
         pytest.param(["evaluate"], "Missing argument 'FILE'", id="no-file"),
         pytest.param(["evaluate", "absent.jsonl"], "does not exist", id="absent-file"),
         pytest.param(["evaluate", "."], "is a directory", id="folder-as-file"),
+        pytest.param(["tune", "--texts", "0"], "1<=x<=100000", id="no-texts"),
+        pytest.param(["tune", "--seconds-per-setting", "0"], "0.1<=x<=600", id="no-time"),
         pytest.param(["spaces", "activate"], "Missing argument 'SPACE'", id="no-space"),
         pytest.param(["plan", "--only", "new"], "'missing', 'stale', 'all'", id="no-such-state"),
         pytest.param(["plan", "--all", "--partitions", "x"], "or say --all", id="some-and-all"),

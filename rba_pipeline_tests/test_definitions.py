@@ -33,11 +33,16 @@ DEFAULTS = Settings(
     truncate=False,
     api_url="http://127.0.0.1:8000",
     has_api_key=False,
+    tuned_file=str(Path.cwd() / ".state" / "store" / "tuned.json"),
 )
 VARIABLES = [
     pytest.param("RBA_SOURCE", "s3://b/mins/", {"source": "s3://b/mins/", "corpus": "mins"}),
     pytest.param("RBA_CORPUS", "other", {"corpus": "other"}),
-    pytest.param("RBA_STORE", "memory://store", {"store": "memory://store"}),
+    pytest.param(
+        "RBA_STORE", "memory://store",
+        {"store": "memory://store", "tuned_file": "memory://store/tuned.json"},
+    ),
+    pytest.param("RBA_TUNED_PRESET", "/data/t.json", {"tuned_file": "/data/t.json"}),
     pytest.param("RBA_GRAIN", "month", {"grain": "month"}),
     pytest.param("RBA_FIRST_YEAR", "2001", {"first_year": 2001}),
     pytest.param("RBA_MAX_FILE_BYTES", "2048", {"limits": ParseLimits(max_file_bytes=2048)}),
@@ -90,7 +95,7 @@ def test_an_empty_variable_is_like_none(name: str, value: str, expected: object)
         pytest.param("RBA_CHUNK_TOKENS", "5e2", "RBA_CHUNK_TOKENS='5e2'", id="chunk-tokens"),
         pytest.param("RBA_CHUNK_TOKENS", "31", "32 to 8192", id="chunk-tokens-low"),
         pytest.param("RBA_CHUNK_OVERLAP", "257", "0 to 256 .*RBA_CHUNK_OVERLAP", id="overlap"),
-        pytest.param("EMBEDDING_PRESET", "big", "auto, cpu-dev, cpu-prod, gpu", id="preset"),
+        pytest.param("EMBEDDING_PRESET", "big", "auto, cpu-dev, cpu-prod, gpu, tuned", id="preset"),
         pytest.param("EMBEDDING_BATCH_SIZE", "0", "1 to 2048 .*EMBEDDING_BATCH_SIZE", id="batch-0"),
         pytest.param("EMBEDDING_BATCH_SIZE", "2049", "1 to 2048", id="batch-high"),
         pytest.param("EMBEDDING_BATCH_SIZE", "1.5", "EMBEDDING_BATCH_SIZE='1.5'", id="batch-1.5"),

@@ -22,6 +22,8 @@ class Circumstances:
         server_batch_size: Texts of one forward pass of the service.
         tokens_per_text: Of the texts of this run, on average.
         rate: Measured tokens per second of the service; 0 where it has not worked yet.
+        tuned_elsewhere: What sets this service apart from the one that the preset ``tuned`` was
+            measured at; ``None``: nothing, or another preset is in force.
     """
 
     batch_size: int | None
@@ -35,17 +37,32 @@ class Circumstances:
     tokens_per_text: float
     rate: float
     unreachable: tuple[str, ...] = ()
+    tuned_elsewhere: str | None = None
 
 
 def advice(run: Circumstances) -> list[str]:
     """Return a sentence for each pitfall that applies, with the value to use."""
-    return [*_of_addresses(run), *_of_parallelism(run), *_of_batch_size(run), *_of_timeout(run)]
+    return [
+        *_of_addresses(run),
+        *_of_tuning(run),
+        *_of_parallelism(run),
+        *_of_batch_size(run),
+        *_of_timeout(run),
+    ]
 
 
 def _of_addresses(run: Circumstances) -> Iterator[str]:
     for address in run.unreachable:
         yield (
             f"{address} does not answer: the run begins without it, and takes it in when it is back"
+        )
+
+
+def _of_tuning(run: Circumstances) -> Iterator[str]:
+    if run.tuned_elsewhere is not None:
+        yield (
+            f"preset=tuned was measured at another service ({run.tuned_elsewhere}): run "
+            "`rba-pipeline tune` again, or choose preset auto"
         )
 
 

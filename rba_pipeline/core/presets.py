@@ -10,8 +10,17 @@ from rba_pipeline.core.errors import BadSetting
 # Dagster's Launchpad offers an enum's names and puts the name into the run config: names equal
 # values.
 Preset = StrEnum(
-    "Preset", {"auto": "auto", "cpu-dev": "cpu-dev", "cpu-prod": "cpu-prod", "gpu": "gpu"}
+    "Preset",
+    {
+        "auto": "auto",
+        "cpu-dev": "cpu-dev",
+        "cpu-prod": "cpu-prod",
+        "gpu": "gpu",
+        "tuned": "tuned",
+    },
 )
+# What was measured at this service; its values are in a file.
+TUNED = "tuned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +102,13 @@ def effective_bounds(
     device: str,
     cores: int,
     adaptive: bool,
+    tuned: Bounds | None = None,
 ) -> Bounds:
-    """Return the bounds of a run: what was set, and for the rest the preset's values."""
+    """Return the bounds of a run: what was set, and for the rest the preset's values.
+
+    Args:
+        tuned: What the preset ``tuned`` stands for; not needed for the others.
+    """
     name = preset_for(device, cores, adaptive=adaptive) if preset == "auto" else preset
-    chosen = BOUNDS_BY_PRESET[name]
+    chosen = tuned if name == TUNED and tuned is not None else BOUNDS_BY_PRESET[name]
     return Bounds(batch_size or chosen.batch_size, parallel_batches or chosen.parallel_batches)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import dagster as dg
 import numpy as np
@@ -14,7 +15,15 @@ from rba_pipeline.core.dispatch import Dispatch, Limits
 from rba_pipeline.core.embeddings import Part, Text, by_similar_length
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.pacing import FIRST_PARALLEL, Pace, fixed, started
-from rba_pipeline.core.presets import RANGES, Bounds, Preset, check_settings, effective_bounds
+from rba_pipeline.core.presets import (
+    RANGES,
+    TUNED,
+    Bounds,
+    Preset,
+    check_settings,
+    effective_bounds,
+)
+from rba_pipeline.core.tuned import MeasuredService, TunedPreset
 from rba_pipeline.resources.checked_resource import CheckedResource
 from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
 from rba_pipeline.resources.embedding_stream import (
@@ -23,6 +32,10 @@ from rba_pipeline.resources.embedding_stream import (
     OnProgress,
     Traffic,
 )
+from rba_pipeline.resources.metered_client import MeteredClient
+from rba_pipeline.resources.tuned_file import read_tuned
+
+Client = TypeVar("Client", bound=EmbeddingClient)
 
 
 def check_addresses(api_url: str) -> list[str]:
@@ -43,6 +56,11 @@ def check_addresses(api_url: str) -> list[str]:
     return addresses
 
 
+def identity(info: ServiceInfo) -> MeasuredService:
+    """Return what a tuned preset remembers of the service that it was measured at."""
+    return MeasuredService(info.space.id, info.space.model, info.device, info.cores)
+
+
 def _range(name: str) -> str:
     low, high, unit = RANGES[name]
     return f"{low} to {high} {unit}"
@@ -55,7 +73,7 @@ class Embedding(CheckedResource):
         default=Preset("auto"),
         description="Batch size × requests in flight: cpu-dev 4×2, cpu-prod 8×4, gpu 32×8; "
         "auto: up to 32×8 as the run finds it worth while; if not adaptive, by the service's "
-        "device and cores.",
+        "device and cores; tuned: what `rba-pipeline tune` measured to be best.",
     )
     batch_size: int | None = Field(
         default=None,
@@ -98,10 +116,29 @@ class Embedding(CheckedResource):
         "Dagster keeps and shows what stands in a run config.",
     )
 
+    tuned_file: str = Field(
+        default="",
+        description="Where `rba-pipeline tune` keeps what preset tuned stands for: a path or an "
+        "fsspec URL.",
+    )
+
     _client: EmbeddingClient | None = PrivateAttr(default=None)
+    _tuned: TunedPreset | None = PrivateAttr(default=None)
 
     @classmethod
     def check(cls, values: Mapping[str, object]) -> None:
+        """Refuse values, and preset ``tuned`` without its file, before a run begins."""
+        cls.check_values(values)
+        if values.get("preset") == TUNED and isinstance(place := values.get("tuned_file"), str):
+            read_tuned(place)
+
+    @classmethod
+    def check_values(cls, values: Mapping[str, object]) -> None:
+        """Refuse values that are out of range; whoever only searches needs no preset.
+
+        Raises:
+            BadSetting: One message with every wrong value and its range.
+        """
         check_settings(values)
         if isinstance(steps := values.get("backlog_batches"), str):
             BacklogSteps.read(steps)
@@ -121,18 +158,34 @@ class Embedding(CheckedResource):
         Raises:
             BadSetting: A value is out of range, or no address is given.
         """
-        self.check(self.model_dump())
+        self._client = self._made(EmbeddingClient)
+        try:
+            yield self._client
+        finally:
+            self._client.close()
+            self._client = self._tuned = None
+
+    @contextmanager
+    def metered(self) -> Iterator[MeteredClient]:
+        """Hold another client for the block, one that takes note of what it is answered.
+
+        Raises:
+            BadSetting: A value is out of range, or no address is given.
+        """
+        client = self._made(MeteredClient)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def _made(self, kind: type[Client]) -> Client:
+        self.check_values(self.model_dump())
         if not self.api_key.isascii():
             raise BadSetting("EMBEDDING_API_KEY: only ASCII characters can be sent in a header")
         addresses = check_addresses(self.api_url)
         # Of several keys, as the service holds them while one replaces another, the first.
         key = self.api_key.partition(",")[0].strip()
-        self._client = EmbeddingClient(addresses, key=key, timeout_s=self.timeout_s)
-        try:
-            yield self._client
-        finally:
-            self._client.close()
-            self._client = None
+        return kind(addresses, key=key, timeout_s=self.timeout_s)
 
     @property
     def client(self) -> EmbeddingClient:
@@ -154,8 +207,19 @@ class Embedding(CheckedResource):
             device=info.device,
             cores=info.cores,
             adaptive=self.adaptive,
+            tuned=tuned.bounds if (tuned := self.tuned()) else None,
         )
         return Bounds(min(chosen.batch_size, info.max_texts), chosen.parallel_batches)
+
+    def tuned(self) -> TunedPreset | None:
+        """Return what preset ``tuned`` stands for in this run; ``None`` with another preset.
+
+        Raises:
+            BadSetting: Its file is absent or damaged.
+        """
+        if self.preset.value == TUNED and self._tuned is None:
+            self._tuned = read_tuned(self.tuned_file)
+        return self._tuned
 
     def advice(self, info: ServiceInfo, *, texts: int, tokens: int) -> list[str]:
         """Return what whoever launched the run should know, one sentence each.
@@ -163,6 +227,7 @@ class Embedding(CheckedResource):
         Args:
             texts, tokens: Of the partition, those with a vector among them.
         """
+        tuned = self.tuned()
         return advice(
             Circumstances(
                 batch_size=self.batch_size,
@@ -176,6 +241,7 @@ class Embedding(CheckedResource):
                 tokens_per_text=tokens / max(1, texts),
                 rate=self.client.tokens_per_second(),
                 unreachable=info.unreachable,
+                tuned_elsewhere=tuned.difference(identity(info)) if tuned else None,
             )
         )
 
@@ -192,6 +258,7 @@ class Embedding(CheckedResource):
             "backlog_batches": self.backlog_batches,
             "truncate": self.truncate,
             "api_url": self.api_url,
+            **({"tuned_at": tuned.measured_at} if (tuned := self.tuned()) else {}),
         }
 
     def embed_stream(
@@ -257,6 +324,8 @@ class Embedding(CheckedResource):
             timeout_s=self.timeout_s,
             backlog=total,
             steps=BacklogSteps.read(self.backlog_batches),
-            # Who names a number of requests means it; a preset is only a bound.
-            parallel=self.parallel_batches or FIRST_PARALLEL,
+            # Who names a number of requests means it, or measured it; a preset is only a bound.
+            parallel=upper.parallel_batches
+            if self.parallel_batches or self.tuned()
+            else FIRST_PARALLEL,
         )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rba_pipeline.core.chunks import Chunk
 from rba_pipeline.core.documents import Document, Section
-from rba_pipeline.core.embeddings import Text, batched
+from rba_pipeline.core.embeddings import Item, Text, batched
 from rba_pipeline.core.errors import BadSetting, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.catalogue import Entry
@@ -22,6 +22,8 @@ from rba_pipeline.resources.text_ledger import TextLedger
 # Documents are long; every group of rows costs some memory of whoever reads the file.
 DOCUMENTS_PER_GROUP, CHUNKS_PER_GROUP = 256, 1024
 ROWS_AT_ONCE = 256
+# A sample is taken from so many groups of rows at most.
+_SAMPLED_GROUPS = 64
 
 
 def described(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -213,6 +215,26 @@ class RecordStore(dg.ConfigurableResource):
             for row in batch.to_pylist():
                 yield Text(**row)
 
+    def sample(self, chunking_id: str, count: int) -> list[Text]:
+        """Return at most ``count`` texts from all over the corpus; none before chunks were cut.
+
+        A few groups of rows are read, however many there are.
+        """
+        root = self._root()
+        groups = []
+        for path in root.list(f"chunks/{self.corpus}/{chunking_id}", ".parquet"):
+            with root.parquet(path) as parquet:
+                groups += [(path, group) for group in range(parquet.num_row_groups)]
+        chosen = _spread(groups, _SAMPLED_GROUPS)
+        found: list[Text] = []
+        for place, (path, group) in enumerate(chosen, start=1):
+            with root.parquet(path) as parquet:
+                rows = parquet.read_row_group(group, columns=["text_hash", "text", "tokens"])
+            # What a small group lacks, later ones make up for.
+            wanted = -(-(count - len(found)) // (len(chosen) - place + 1))
+            found += [Text(**row) for row in _spread(rows.to_pylist(), wanted)]
+        return found
+
     def tokenizer(self, sha256: str, fetch: Callable[[], bytes]) -> str:
         """Return the tokenizer file with this hash; ``fetch`` is called only when it is not kept
         yet.
@@ -283,6 +305,13 @@ class RecordStore(dg.ConfigurableResource):
                     "was read: materialise 'chunks' and 'embeddings' again"
                 )
             yield from parquet.iter_batches(ROWS_AT_ONCE, columns=columns)
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most ``count`` of the items, evenly from first to last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def _kept_with(parquet: pq.ParquetFile) -> dict[str, str]:

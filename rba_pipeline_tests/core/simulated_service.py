@@ -123,6 +123,25 @@ class SimulatedService:
             outcome.texts.append(done)
         return outcome
 
+    def answers(self, bounds: Bounds, seed: int = 1) -> list[Answered]:
+        """Return the answers of a closed loop at one setting through all phases."""
+        chance, found = random.Random(seed), list[Answered]()
+        now_s, in_flight = 0.0, list[_Request]()
+        for phase in self.phases:
+            end_s = now_s + phase.seconds
+            while now_s < end_s:
+                while len(in_flight) < bounds.parallel_batches:
+                    work = bounds.batch_size * chance.uniform(1 - self.noise, 1 + self.noise)
+                    in_flight.append(_Request(bounds.batch_size, work, 0, now_s))
+                now_s, answered = self._next(in_flight, phase, now_s, end_s)
+                if answered is not None:
+                    in_flight.remove(answered)
+                    texts = answered.texts
+                    found.append(
+                        Answered(0, answered.sent_at_s, now_s, texts, texts * TOKENS_PER_TEXT)
+                    )
+        return found
+
     def _next(
         self, in_flight: list[_Request], phase: Phase, now_s: float, until_s: float
     ) -> tuple[float, _Request | None]:

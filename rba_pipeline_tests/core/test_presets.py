@@ -84,5 +84,5 @@ def test_all_wrong_values_are_in_one_message() -> None:
 
 def test_the_names_that_dagster_shows_are_the_values() -> None:
     assert {name: preset.value for name, preset in Preset.__members__.items()} == {
-        name: name for name in ("auto", "cpu-dev", "cpu-prod", "gpu")
+        name: name for name in ("auto", "cpu-dev", "cpu-prod", "gpu", "tuned")
     }

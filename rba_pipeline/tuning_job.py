@@ -1,0 +1,99 @@
+"""The job ``tune_embedding``: the same as ``rba-pipeline tune``, from the web interface."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from rba_pipeline.assets.reporting import one_message
+from rba_pipeline.core.tuning_plots import name_of, rates_plot
+from rba_pipeline.resources.chunking import Chunking
+from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.tuned_file import write_tuned
+from rba_pipeline.tune import Plan, Tuning, line_of, sample_texts, tune
+
+TUNE = "tune_embedding"
+# Every run of the job leaves its figures here: plots over time, in the catalogue of assets.
+TUNED_PRESET = "tuned_preset"
+
+
+class TuneConfig(dg.Config):
+    """How to measure."""
+
+    texts: int = Field(default=512, ge=1, le=100_000, description="Different texts that are sent.")
+    seconds_per_setting: float = Field(
+        default=5.0, ge=0.1, le=600, description="Seconds that each setting is measured for."
+    )
+    wait_s: float = Field(
+        default=600,
+        ge=0,
+        le=86_400,
+        description="Seconds to wait for a service that works for somebody else.",
+    )
+
+
+def tuning_job(
+    resources: Mapping[str, dg.ConfigurableResource[Any]], sample_corpus: str
+) -> dg.Definitions:
+    """Return the job.
+
+    Args:
+        resources: ``embedding``, ``records`` and ``chunking``. The preset of the first must not be
+            ``tuned``: the job would need its own result.
+        sample_corpus: Folder of publications, for a corpus that has no chunks yet.
+    """
+
+    @dg.op(pool="embedding")
+    @one_message
+    def tune_setting(
+        context: dg.OpExecutionContext,
+        config: TuneConfig,
+        embedding: Embedding,
+        records: RecordStore,
+        chunking: Chunking,
+    ) -> None:
+        """Measure settings of batch size and parallelism, and keep the best as preset ``tuned``.
+
+        It holds a place of the pool ``embedding``, and waits until the service has no requests.
+        """
+        plan = Plan(config.texts, config.seconds_per_setting, config.wait_s)
+        sampled = sample_texts(records, chunking, sample_corpus, plan.texts)
+        found = tune(embedding, sampled, plan, context.log.info)
+        for note in found.notes:
+            context.log.warning(note)
+        write_tuned(embedding.tuned_file, found.preset)
+        context.log_event(
+            dg.AssetMaterialization(TUNED_PRESET, metadata=_metadata(found, embedding.tuned_file))
+        )
+
+    @dg.job(
+        name=TUNE,
+        description="Finds the fastest batch size and parallelism of the embedding service, and "
+        "writes them as preset 'tuned'. Config: ops > tune_setting > config. Stores no vector.",
+        resource_defs={name: resources[name] for name in ("embedding", "records", "chunking")},
+    )
+    def tune_embedding() -> None:
+        tune_setting()
+
+    return dg.Definitions(jobs=[tune_embedding])
+
+
+def _metadata(found: Tuning, place: str) -> dict[str, dg.MetadataValue | str | int | float]:
+    preset = found.preset
+    picture = base64.b64encode(rates_plot(found.past, preset.bounds).encode()).decode()
+    return {
+        "batch_size": preset.bounds.batch_size,
+        "parallel_batches": preset.bounds.parallel_batches,
+        "chunks_per_second": round(preset.rate, 2),
+        "recommended": f"{name_of(preset.bounds)}: {preset.why}",
+        "settings": dg.MetadataValue.md(f"![settings](data:image/svg+xml;base64,{picture})"),
+        "measurements": dg.MetadataValue.md(
+            "\n".join(f"    {line_of(each)}" for each in found.past)
+        ),
+        "texts": found.sample,
+        "notes": dg.MetadataValue.md("\n".join(f"- {each}" for each in found.notes) or "none"),
+        "file": place,
+    }

@@ -46,7 +46,7 @@ def tuning_job(
         sample_corpus: Folder of publications, for a corpus that has no chunks yet.
     """
 
-    @dg.op(pool="embedding")
+    @dg.op(pool="embedding", out=dg.Out(dg.Nothing))
     @one_message
     def tune_setting(
         context: dg.OpExecutionContext,

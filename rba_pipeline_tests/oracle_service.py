@@ -12,9 +12,10 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -192,13 +193,18 @@ class OracleService:
             with self._lock:
                 self.canaries += 1
             return self.canary_script() or self.regular(texts)
+        began = time.monotonic()
         with self._lock:
             number = len(self.sent)
             self.sent.append(texts)
             self._open += 1
             self.peak_in_flight = max(self.peak_in_flight, self._open)
         try:
-            return self.script(number, texts) or self.regular(texts)
+            if (said := self.script(number, texts)) is not None:
+                return said
+            whole = self.regular(texts)
+            took = {"X-Wait-Seconds": "0", "X-Compute-Seconds": f"{time.monotonic() - began:.4f}"}
+            return replace(whole, headers=took)
         finally:
             with self._lock:
                 self._open -= 1

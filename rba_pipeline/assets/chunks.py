@@ -4,12 +4,15 @@ import dagster as dg
 
 from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.assets.timings import times_of
 from rba_pipeline.core.checks import unique_chunk_ids
 from rba_pipeline.core.chunks import Chunker
 from rba_pipeline.core.promises import require
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.record_store import CHUNKS, RecordStore
+from rba_pipeline.resources.stopwatch import Stopwatch
 
 
 def chunks_asset(
@@ -37,16 +40,19 @@ def chunks_asset(
 
         Ids follow from document, text and chunking alone: cutting again gives the same rows.
         """
-        window, info = window_in(context), embedding.handshake()
-        settings = chunking.settings(info)
-        tokenizer = records.tokenizer(settings.tokenizer_sha256, embedding.client.tokenizer)
+        window, stopwatch = window_in(context), Stopwatch("chunks")
+        with stopwatch.stage(Stage.HTTP):
+            settings = chunking.settings(embedding.handshake())
+            tokenizer = records.tokenizer(settings.tokenizer_sha256, embedding.client.tokenizer)
 
         chunker = Chunker(settings, tokenizer)
-        written = records.write_chunks(window, settings.chunking_id, chunker.cut)
+        with stopwatch.stage(Stage.WRITING):
+            written = records.write_chunks(window, settings.chunking_id, chunker.cut, stopwatch)
 
-        kept, distinct = records.count_chunk_ids(window, settings.chunking_id)
-        path = records.chunks_path(window, settings.chunking_id)
-        verdict = unique_chunk_ids(path, cut=written.rows, kept=kept, distinct=distinct)
+        with stopwatch.stage(Stage.CHECKING):
+            kept, distinct = records.count_chunk_ids(window, settings.chunking_id)
+            path = records.chunks_path(window, settings.chunking_id)
+            verdict = unique_chunk_ids(path, cut=written.rows, kept=kept, distinct=distinct)
 
         return dg.MaterializeResult(
             check_results=check_results(require([verdict])),
@@ -59,6 +65,7 @@ def chunks_asset(
                     "chunk_tokens": settings.size,
                     "chunk_overlap": settings.overlap,
                 },
+                **times_of(stopwatch.times()),
                 "dagster/row_count": written.rows,
             },
         )

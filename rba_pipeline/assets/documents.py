@@ -8,13 +8,16 @@ import dagster as dg
 from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.progress import ProgressReport
 from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.assets.timings import times_of
 from rba_pipeline.core.checks import as_catalogued
 from rba_pipeline.core.promises import require
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.partitions import today
 from rba_pipeline.resources.catalogue import Quarantined
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_store import VectorStore
 
 
@@ -43,19 +46,22 @@ def documents_asset(
         Files are parsed once, whichever partition runs first, and again only when they change. A
         missing source folder is an error and deletes nothing.
         """
-        window, day = window_in(context), today()
-        with vector_store.catalogue_lock():
-            progress = ProgressReport(context, "files")
-            refreshed = source.refresh(day, progress.of_files)
-            progress.last_of_files()
-            catalogue = source.catalogue(day)
-            entries = catalogue.documents(window.start, window.end)
-            written = records.write_documents(window, entries, source.read(entries))
-            verdict = as_catalogued(
-                records.documents_path(window),
-                records.document_ids(window),
-                (entry.document_id for entry in entries),
-            )
+        window, day, stopwatch = window_in(context), today(), Stopwatch("documents")
+        with stopwatch.stage(Stage.DATABASE), vector_store.catalogue_lock():
+            with stopwatch.stage(Stage.LISTING):
+                progress = ProgressReport(context, "files")
+                refreshed = source.refresh(day, progress.of_files, stopwatch)
+                progress.last_of_files()
+                catalogue = source.catalogue(day)
+                entries = catalogue.documents(window.start, window.end)
+            with stopwatch.stage(Stage.WRITING):
+                written = records.write_documents(window, entries, source.read(entries))
+            with stopwatch.stage(Stage.CHECKING):
+                verdict = as_catalogued(
+                    records.documents_path(window),
+                    records.document_ids(window),
+                    (entry.document_id for entry in entries),
+                )
             refused = [*map(_refused, catalogue.quarantine()), *map(_kept, catalogue.outdated())]
             vector_store.replace_quarantine("document", None, refused)
         return dg.MaterializeResult(
@@ -67,6 +73,7 @@ def documents_asset(
                 "catalogue_outdated": len(catalogue.outdated()),
                 "catalogue_quarantined": sum(refreshed.quarantined.values()),
                 "catalogue_quarantined_by_reason": refreshed.quarantined,
+                **times_of(stopwatch.times()),
                 "dagster/row_count": written.rows,
             },
         )

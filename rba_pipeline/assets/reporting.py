@@ -76,8 +76,16 @@ def counted(reasons: Iterable[str]) -> dict[str, int]:
 
 
 def traffic_of(traffic: Traffic) -> dict[str, Any]:
-    """Return what the run cost at the service, and its speed; 0 when nothing was sent."""
-    seconds = traffic.seconds or float("inf")
+    """Return what the run cost at the service, and its speed; no speed when nothing was sent."""
+    # In a plot, 0 would be a service that stands still; what is not there leaves a gap.
+    speed = (
+        {
+            "chunks_per_second": round(traffic.texts / traffic.seconds, 2),
+            "tokens_per_second": round(traffic.tokens / traffic.seconds, 1),
+        }
+        if traffic.texts and traffic.seconds
+        else {}
+    )
     return {
         "tokens": traffic.tokens,
         "requests": traffic.requests,
@@ -85,9 +93,9 @@ def traffic_of(traffic: Traffic) -> dict[str, Any]:
         "probes": traffic.probes,
         "texts_sent": traffic.texts_sent,
         "texts_by_address": traffic.by_address,
-        "seconds": round(traffic.seconds, 3),
-        "chunks_per_second": round(traffic.texts / seconds, 2),
-        "tokens_per_second": round(traffic.tokens / seconds, 1),
+        "stream_seconds": round(traffic.seconds, 3),
+        "request_seconds": round(traffic.answers.total, 3),
+        **speed,
     }
 
 

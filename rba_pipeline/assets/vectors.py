@@ -1,15 +1,18 @@
 """When a partition becomes searchable: all of it, at once."""
 
-from functools import partial
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import dagster as dg
 
 from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.predicting import prediction_error
 from rba_pipeline.assets.reporting import columns, one_message, window_in
+from rba_pipeline.assets.timings import earlier_in_run, report, seconds_of_run, times_of
 from rba_pipeline.core.checks import corpus_adds_up
 from rba_pipeline.core.plans import inputs_of
 from rba_pipeline.core.promises import require
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.partitions import key_of, today
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
@@ -17,7 +20,10 @@ from rba_pipeline.resources.publication import VECTORS
 from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.staging import Content
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_store import VectorStore
+
+Item = TypeVar("Item")
 
 
 def vectors_asset(
@@ -47,36 +53,46 @@ def vectors_asset(
         A partition is published in one transaction, new in, changed replaced, gone deleted; it can
         be rebuilt from the record without embedding anything.
         """
-        window, catalogue = window_in(context), source.catalogue(today())
-        made, digest = embedding_store.outcomes(window), records.digest(window)
+        window, stopwatch = window_in(context), Stopwatch("vectors")
+        with stopwatch.stage(Stage.READING):
+            catalogue = source.catalogue(today())
+            made, digest = embedding_store.outcomes(window), records.digest(window)
+
+        def read(items: Iterable[Item]) -> Iterator[Item]:
+            return stopwatch.timed(Stage.READING, items)
 
         content = Content(
-            documents=partial(records.documents, window, digest),
-            chunks=partial(records.chunk_batches, window, made.chunking_id, digest),
-            vectors=partial(embedding_store.vectors, made.space.id, window.year),
+            documents=lambda: read(records.documents(window, digest)),
+            chunks=lambda: read(records.chunk_batches(window, made.chunking_id, digest)),
+            vectors=lambda lacking: read(
+                embedding_store.vectors(made.space.id, window.year, lacking)
+            ),
             quarantined=made.quarantined.keys(),
             elsewhere=catalogue.elsewhere(window.start, window.end),
         )
-        published = vector_store.publish(made.space, window, content)
-        # Written with the outcomes, unless the database was made anew since, or was away then.
-        vector_store.replace_quarantine(
-            "text", window, text_entries(made.quarantined.values(), window)
-        )
+        with stopwatch.stage(Stage.DATABASE):
+            published = vector_store.publish(made.space, window, content, stopwatch)
+            # Written with the outcomes, unless the database was made anew since, or was away then.
+            vector_store.replace_quarantine(
+                "text", window, text_entries(made.quarantined.values(), window)
+            )
+            served = vector_store.published_documents(made.space.id)
 
-        sum_of_all = corpus_adds_up(
-            files=len(catalogue.entries),
-            quarantined=len(catalogue.quarantine()),
-            filed={
-                entry.document_id: (key_of(partitions, day), entry.content_hash)
-                for day, entry in catalogue.filed()
-            },
-            served={
-                document_id: (key_of(partitions, day), content_hash)
-                for document_id, (day, content_hash) in vector_store.published_documents(
-                    made.space.id
-                ).items()
-            },
-        )
+        with stopwatch.stage(Stage.CHECKING):
+            sum_of_all = corpus_adds_up(
+                files=len(catalogue.entries),
+                quarantined=len(catalogue.quarantine()),
+                filed={
+                    entry.document_id: (key_of(partitions, day), entry.content_hash)
+                    for day, entry in catalogue.filed()
+                },
+                served={
+                    document_id: (key_of(partitions, day), content_hash)
+                    for document_id, (day, content_hash) in served.items()
+                },
+            )
+        times = stopwatch.times()
+        steps, leaning = earlier_in_run(context)
         return dg.MaterializeResult(
             check_results=check_results(require([*published.verdicts, sum_of_all])),
             metadata={
@@ -88,6 +104,8 @@ def vectors_asset(
                 "deleted": published.deleted,
                 "embedding_space": made.space.id,
                 "search_switched_to_this_space": published.activated,
+                **times_of(times),
+                **report([*steps, times], leaning, run_s=seconds_of_run(context)),
                 "dagster/row_count": published.rows,
                 **prediction_error(
                     context,

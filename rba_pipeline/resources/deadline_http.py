@@ -39,11 +39,15 @@ class ReplyRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, whole; ``headers`` do not tell upper from lower case."""
+    """An answer, whole; ``headers`` do not tell upper from lower case.
+
+    ``seconds`` is from the call to the last byte.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    seconds: float = 0.0
 
     def json(self) -> object:
         """Return the body's value; raises ``ValueError`` where it is not JSON."""
@@ -83,6 +87,7 @@ class DeadlineSession:
         """
         # A compressed answer may be small on the wire and endless in memory.
         asked = {**headers, "Accept-Encoding": "identity"}
+        began = time.monotonic()
         with _deadline_in(timeout_s):
             try:
                 with self._session.request(
@@ -94,9 +99,9 @@ class DeadlineSession:
                     stream=True,
                     allow_redirects=False,
                 ) as response:
-                    return Reply(
-                        response.status_code, response.headers, _body(response, most_bytes)
-                    )
+                    body = _body(response, most_bytes)
+                    seconds = time.monotonic() - began
+                    return Reply(response.status_code, response.headers, body, seconds)
             except requests.RequestException as error:
                 # Libraries have several names for a time-out on the way; the clock has one.
                 if time.monotonic() >= _deadline.get() or isinstance(error, requests.ReadTimeout):

@@ -11,6 +11,7 @@ from pydantic import Field
 from rba_pipeline.core.documents import Document, Stated
 from rba_pipeline.core.errors import BadSetting, SourceUnavailable
 from rba_pipeline.core.parsing.limits import LIMITS, ParseLimits
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.resources.catalogue import Catalogue, Entry, read_entries
 from rba_pipeline.resources.catalogue_refresh import CatalogueRefresh, Place, Progress
 from rba_pipeline.resources.checked_resource import CheckedResource
@@ -23,6 +24,7 @@ from rba_pipeline.resources.source_folder import (
     publications,
     read_manifest,
 )
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.store_root import StoreRoot
 
 _CORPUS = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,99}")
@@ -81,7 +83,12 @@ class DocumentSource(CheckedResource):
         given: dict[str, Any] = {name: values[name] for name in LIMITS if name in values}
         ParseLimits(**given)
 
-    def refresh(self, today: date, on_progress: Progress | None = None) -> Refreshed:
+    def refresh(
+        self,
+        today: date,
+        on_progress: Progress | None = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> Refreshed:
         """Bring the catalogue up to date, reading only what is new or changed.
 
         The caller holds the lock of the corpus: two refreshes at once would lose each other's work.
@@ -91,6 +98,7 @@ class DocumentSource(CheckedResource):
         Args:
             today: Decides which documents are not due yet; counted only, never stored.
             on_progress: Called with (done, total) files after each that had to be read.
+            stopwatch: Told when files are parsed.
 
         Raises:
             SourceUnavailable: The folder is missing, cannot be listed, has a broken manifest, or is
@@ -107,7 +115,8 @@ class DocumentSource(CheckedResource):
         before = {entry.path: entry for entry in _entries(place)}
         self._refuse_mass_delete(wanted, before)
 
-        with IsolatedParser(limits) as parser:
+        parsing = (stopwatch or Stopwatch("documents")).stage(Stage.PARSING)
+        with parsing, IsolatedParser(limits) as parser:
             refresh = CatalogueRefresh(place, source, parser, before, stated or {})
             refresh.run(wanted, on_progress)
 

@@ -23,6 +23,7 @@ from rba_pipeline.core.presets import (
     check_settings,
     effective_bounds,
 )
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
 from rba_pipeline.resources.checked_resource import CheckedResource
 from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
@@ -295,7 +296,9 @@ class Embedding(CheckedResource):
         """
         upper = self.bounds(info)
         dispatch = Dispatch(
-            by_similar_length(texts, LOOK_AHEAD_REQUESTS * upper.batch_size),
+            traffic.stopwatch.timed(
+                Stage.READING, by_similar_length(texts, LOOK_AHEAD_REQUESTS * upper.batch_size)
+            ),
             total,
             self.client.addresses,
             self._first_pace(info, total),

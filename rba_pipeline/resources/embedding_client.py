@@ -3,8 +3,9 @@
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from rba_pipeline.core.errors import (
     TextRejected,
     WrongSpace,
 )
+from rba_pipeline.core.stages import RequestSeconds
 from rba_pipeline.resources.deadline_http import (
     ConnectionFailed,
     DeadlinePassed,
@@ -69,11 +71,29 @@ class ServiceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """One answer: float32 ``(n, dimensions)`` and tokens per text, in the order of the request."""
+    """One answer: float32 ``(n, dimensions)`` and tokens per text, in the order of the request.
+
+    ``took`` is nothing where the service did not say what it did meanwhile.
+    """
 
     vectors: NDArray[np.float32]
     tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
+    took: RequestSeconds = field(default_factory=RequestSeconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the service's models did since they started.
+
+    Attributes:
+        busy_s: Wall seconds in the model.
+        padded_tokens: Tokens computed, padding included.
+    """
+
+    busy_s: float
+    tokens: float
+    padded_tokens: float
 
 
 class EmbeddingClient:
@@ -140,6 +160,19 @@ class EmbeddingClient:
         """Return how fast all engines together are while they work; 0 where none has yet."""
         figures = [(float(each["tokens"]), float(each["busy_s"])) for each in self._stats()]
         return sum(tokens / busy_s for tokens, busy_s in figures if busy_s >= _LONG_ENOUGH_S)
+
+    def work(self) -> dict[str, Work]:
+        """Return what each address did for all its callers, of those that answer and say it."""
+        found = {}
+        for address in self.addresses:
+            try:
+                stats = _json(self._get(address, "/health"), address)["stats"]
+                names = ("busy_s", "tokens", "padded_tokens")
+                found[address] = Work(*(float(stats[name]) for name in names))
+            except (EmbeddingError, KeyError, TypeError, ValueError):
+                # Only a picture of the run would miss it.
+                continue
+        return found
 
     def _stats(self) -> list[dict[str, Any]]:
         """Return the figures of every address that answers."""
@@ -223,6 +256,7 @@ class EmbeddingClient:
         bytes_per_text = 6 * info.space.dimensions + _MOST_BYTES_PER_TEXT
         most_bytes = _MOST_BYTES_PER_ANSWER + len(texts) * bytes_per_text
         reply = self._request("POST", address, "/embeddings", content, most_bytes)
+        began = time.monotonic()
         body = _json(reply, address)
         if body.get("space") != info.space.id:
             raise WrongSpace(
@@ -242,7 +276,8 @@ class EmbeddingClient:
         truncated = tuple(bool(item.get("truncated")) for item in data)
         if any(truncated) and not truncate:
             raise ContractBroken(f"{address}: text {truncated.index(True)} was cut without leave")
-        return Vectors(vectors, _token_counts(data, address), truncated)
+        tokens = _token_counts(data, address)
+        return Vectors(vectors, tokens, truncated, _took(reply, time.monotonic() - began))
 
     def _info(self, address: str) -> ServiceInfo:
         body = _json(self._page(address, "/info"), address)
@@ -343,6 +378,19 @@ def _token_counts(data: Sequence[dict[str, Any]], address: str) -> tuple[int, ..
                 f"{address}: text {index} has tokens={count!r}, not a whole number"
             )
     return counts
+
+
+def _took(reply: Reply, decoded_s: float) -> RequestSeconds:
+    """Return where a request's time went; nothing if the service's headers do not say it."""
+    try:
+        waited, computed = (
+            float(reply.headers[name]) for name in ("X-Wait-Seconds", "X-Compute-Seconds")
+        )
+    except (KeyError, ValueError):
+        return RequestSeconds()
+    if not (math.isfinite(waited + computed) and min(waited, computed) >= 0):
+        return RequestSeconds()
+    return RequestSeconds(reply.seconds, waited, computed, decoded_s, told=1)
 
 
 def _refusal(reply: Reply, address: str) -> EmbeddingError:

@@ -13,7 +13,9 @@ from rba_pipeline.core.dispatch import Dispatch, Probe, Request
 from rba_pipeline.core.embeddings import Part, Rejection
 from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.stages import RequestSeconds, Stage
 from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo, Vectors
+from rba_pipeline.resources.stopwatch import Stopwatch
 
 # A part is due when this many seconds passed since its first answer, however few there are.
 KEEP_WITHIN_S = 2.0
@@ -49,6 +51,8 @@ class Traffic:
         texts_sent: Texts in all requests, those sent twice twice.
         by_address: Texts embedded, by who did it.
         waiting_for: The addresses that something is expected of, each with why.
+        answers: What the answered requests took.
+        stopwatch: Of the step that the stream is a part of.
     """
 
     requests: int = 0
@@ -61,6 +65,8 @@ class Traffic:
     by_address: dict[str, int] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
     path: list[Step] = field(default_factory=list)
+    answers: RequestSeconds = field(default_factory=RequestSeconds)
+    stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch("embeddings"))
     waiting_for: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -142,6 +148,7 @@ class EmbeddingStream:
                 self._traffic.probes += 1
             self._in_flight[pool.submit(self._asked, task)] = task
             self._moved_at_s = time.monotonic()
+        self._traffic.stopwatch.allow(self._dispatch.pace.now.parallel_batches)
         self._note_pace()
         return not self._dispatch.is_done
 
@@ -151,7 +158,8 @@ class EmbeddingStream:
             self._client.check_canary(task.address, self._info, self._canary)
             return None
         texts = [text.text for text in task.batch.texts]
-        return self._client.embed(task.address, texts, info=self._info, truncate=self._truncate)
+        with self._traffic.stopwatch.request():
+            return self._client.embed(task.address, texts, info=self._info, truncate=self._truncate)
 
     def _part_is_due(self) -> bool:
         if not self._answers:
@@ -170,12 +178,14 @@ class EmbeddingStream:
         if not self._in_flight:
             if not moments:
                 raise RuntimeError("nothing in flight and nothing due: this is a bug in Dispatch")
-            self._client.pause(min(*moments, self._tell_at_s) - now_s)
+            with self._traffic.stopwatch.stage(Stage.HELD):
+                self._client.pause(min(*moments, self._tell_at_s) - now_s)
             return
         # Every request ends by its own deadline; this one only guards against our own bugs.
         guard_s = self._moved_at_s + 2 * self._client.timeout_s + 60
         until_s = min(*moments, self._tell_at_s, guard_s)
-        done, _ = wait(self._in_flight, max(0.0, until_s - now_s), FIRST_COMPLETED)
+        with self._traffic.stopwatch.stage(Stage.WAITING):
+            done, _ = wait(self._in_flight, max(0.0, until_s - now_s), FIRST_COMPLETED)
         if not done and time.monotonic() >= guard_s:
             raise RuntimeError("a request outlived its deadline: this is a bug in EmbeddingClient")
         for future in done:
@@ -214,6 +224,7 @@ class EmbeddingStream:
         traffic = self._traffic
         traffic.texts += len(hashes)
         traffic.tokens += sum(answer.tokens)
+        traffic.answers += answer.took
         done = traffic.by_address.get(request.address, 0)
         traffic.by_address[request.address] = done + len(hashes)
 

@@ -8,12 +8,14 @@ import pyarrow as pa
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import DatabaseError, HoleInPartition
 from rba_pipeline.core.promises import Verdict, require
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources import space_register, staging
 from rba_pipeline.resources.record_store import CHUNKS, described
 from rba_pipeline.resources.refusals import is_of_one_row, quoted
 from rba_pipeline.resources.served_rows import served_rows
 from rba_pipeline.resources.staging import Content
+from rba_pipeline.resources.stopwatch import Stopwatch
 
 # More rows that Postgres refuses, or more than half of a window, are not left out one by one.
 MOST_REFUSED = 16
@@ -132,10 +134,13 @@ class Publication:
             "elsewhere": list(content.elsewhere),
         }
 
-    def publish(self) -> Published:
+    def publish(self, stopwatch: Stopwatch) -> Published:
         """Stage, apply, and let search switch if that made the space complete.
 
         The caller holds the lock of the corpus, and quarantines what was ``refused``.
+
+        Args:
+            stopwatch: Told which of the two is done.
 
         Raises:
             HoleInPartition: A chunk has neither a vector nor is its text quarantined.
@@ -144,8 +149,10 @@ class Publication:
         """
         space = self._space.id
         was_complete = space_register.is_complete(self._connection, self._corpus, space)
-        self._stage()
-        inserted, updated, deleted = self._apply()
+        with stopwatch.stage(Stage.STAGING):
+            self._stage()
+        with stopwatch.stage(Stage.APPLYING):
+            inserted, updated, deleted = self._apply()
         rows, absent = self._refuse_holes(set(self._content.quarantined))
         # Before it is committed: what would be wrong in search never gets there.
         served = served_rows(self._connection, self._about, self._space, withheld=absent)

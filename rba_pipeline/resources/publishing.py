@@ -7,11 +7,13 @@ import psycopg
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import DatabaseError
 from rba_pipeline.core.promises import ChecksFailed
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources import locks, quarantine, space_register
 from rba_pipeline.resources.database import Database
 from rba_pipeline.resources.publication import Publication, Published
 from rba_pipeline.resources.staging import Content
+from rba_pipeline.resources.stopwatch import Stopwatch
 
 
 def publish(
@@ -22,6 +24,7 @@ def publish(
     window: Window,
     content: Content,
     turn_timeout_s: float,
+    stopwatch: Stopwatch,
 ) -> Published:
     """Make ``window`` equal to ``content`` in one transaction; see ``VectorStore.publish``."""
     refused: dict[str, str] = {}
@@ -35,12 +38,13 @@ def publish(
         with connection.transaction():
             name = f"rba_pipeline publishing {window.start} of {corpus}"
             locks.name_session(connection, name, until_commit=True)
-            space_register.lock_corpus(connection, corpus, turn_timeout_s)
+            with stopwatch.stage(Stage.LOCKING):
+                space_register.lock_corpus(connection, corpus, turn_timeout_s)
             publication = Publication(
                 connection, corpus, space=space, window=window, content=content
             )
             try:
-                published = publication.publish()
+                published = publication.publish(stopwatch)
             finally:
                 refused.update(publication.refused)
             entries = quarantine.refused_now(window, publication.refused, before)

@@ -14,8 +14,10 @@ from rba_pipeline.core.chunks import Chunk
 from rba_pipeline.core.documents import Document, Section
 from rba_pipeline.core.embeddings import Item, Text, batched
 from rba_pipeline.core.errors import BadSetting, RecordMissing
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.catalogue import Entry
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.store_root import StoreRoot
 from rba_pipeline.resources.text_ledger import TextLedger
 
@@ -142,19 +144,26 @@ class RecordStore(dg.ConfigurableResource):
                 yield Document(**row)
 
     def write_chunks(
-        self, window: Window, chunking_id: str, cut: Callable[[Document], Iterable[Chunk]]
+        self,
+        window: Window,
+        chunking_id: str,
+        cut: Callable[[Document], Iterable[Chunk]],
+        stopwatch: Stopwatch | None = None,
     ) -> Written:
         """Cut the documents of ``window`` and keep the chunks, unless these documents were cut so
         already.
 
+        Args:
+            stopwatch: Told when documents are read and cut.
+
         Raises:
             RecordMissing: The partition has no documents file yet.
         """
-        digest = self.digest(window)
+        digest, stopwatch = self.digest(window), stopwatch or Stopwatch("chunks")
         rows = (
             {**asdict(chunk), "corpus": self.corpus, "chunking_id": chunking_id}
-            for document in self.documents(window, digest)
-            for chunk in cut(document)
+            for document in stopwatch.timed(Stage.READING, self.documents(window, digest))
+            for chunk in stopwatch.timed(Stage.CUTTING, cut(document))
         )
         path = self.chunks_path(window, chunking_id)
         return self._write(path, CHUNKS, rows, CHUNKS_PER_GROUP, digest=digest)

@@ -89,7 +89,7 @@ def _past_run(instance: dg.DagsterInstance, run: DagsterRun) -> PastRun | None:
         launched=events.launched,
         ended=events.ended,
         cut_s=parsing_s + cutting_s,
-        stream_s=float(said["embeddings"]["seconds"]),
+        stream_s=float(said["embeddings"]["stream_seconds"]),
         tokens=int(said["embeddings"]["tokens"]),
         publish_s=events.step_s("vectors"),
         added=int(said["vectors"]["inserted"]),

@@ -36,6 +36,7 @@ from rba_pipeline.resources.served_documents import (
 )
 from rba_pipeline.resources.space_register import HeldSpace
 from rba_pipeline.resources.staging import Content
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_search import Filters
 
 # A first refresh may parse for long; whoever waits for it has nothing else to do.
@@ -127,12 +128,21 @@ class VectorStore(CheckedResource):
             "looking for room", lambda connection: space_register.require_room(connection, space)
         )
 
-    def publish(self, space: Space, window: Window, content: Content) -> Published:
+    def publish(
+        self,
+        space: Space,
+        window: Window,
+        content: Content,
+        stopwatch: Stopwatch | None = None,
+    ) -> Published:
         """Make ``window`` searchable in one transaction: new in, changed replaced, gone deleted.
 
         What was published by an attempt whose end is not known is found by the next one, which
         then counts it as unchanged. Single chunks that the database does not take are left out and
         quarantined; the charge is kept even if the rest is rolled back.
+
+        Args:
+            stopwatch: Told of the stages of a publication.
 
         Raises:
             HoleInPartition: A chunk has neither a vector nor is its text quarantined.
@@ -145,6 +155,7 @@ class VectorStore(CheckedResource):
             window=window,
             content=content,
             turn_timeout_s=self.turn_timeout_s,
+            stopwatch=stopwatch or Stopwatch("vectors"),
         )
 
     def replace_quarantine(

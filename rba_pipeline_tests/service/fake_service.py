@@ -3,6 +3,7 @@
 Words that a text may hold:
     hold     the model opens the FIFO named by FAKE_GATE for reading, and reads it to its end
     poison   the model fails on this batch
+    labour   the model takes a tenth of a second for this batch
     die      the thread that owns the model ends
 
 FAKE_FIRST, in the environment, holds words for the first batch of all, which is of the self-test;
@@ -13,6 +14,7 @@ import argparse
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from embedding_service import server
@@ -54,6 +56,8 @@ def _obey(batch: Sequence[TokenIds]) -> None:
     if said & _token("hold"):
         with open(os.environ["FAKE_GATE"], "rb") as gate:
             gate.read()
+    if said & _token("labour"):
+        threading.Event().wait(0.1)
     if said & _token("poison"):
         raise ValueError("a poisoned batch")
     if said & _token("die"):

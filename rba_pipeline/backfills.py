@@ -1,0 +1,82 @@
+"""Backfills of the whole job, started through Dagster's instance: its daemon makes their runs."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from dagster import RunsFilter
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import BACKFILL_ID_TAG, MAX_RETRIES_TAG, PARTITION_NAME_TAG
+from dagster._core.utils import make_new_backfill_id
+
+from rba_pipeline.jobs import PUBLISH
+
+# As workspace.yaml names it, and as Dagster calls the only repository of a code location.
+LOCATION, REPOSITORY = "rba_pipeline", "__repository__"
+# On runs that nobody watches: one whose processes were killed is launched once more, and goes on
+# where it was. dagster.yaml keeps Dagster from repeating what failed with a reason.
+UNWATCHED: Mapping[str, str] = {MAX_RETRIES_TAG: "1"}
+# Who asked for a run: nightly, backfill_stale, publications_changed.
+LAUNCHED_BY = "rba/launched_by"
+
+
+def start_backfill(
+    instance: dg.DagsterInstance,
+    keys: Sequence[str],
+    run_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    title: str,
+) -> str:
+    """Ask the daemon for one run of the whole job for each partition, and return the backfill's id.
+
+    The same that the web interface does for ``Launch backfill`` on the job's partitions. Dagster
+    has no public way to it: its version is pinned, and a test has a daemon execute one.
+
+    Args:
+        keys: Partitions, in the order in which their runs are put into the queue; not empty.
+        run_config: Of every run.
+        tags: Of the backfill and every run, besides ``UNWATCHED``.
+        title: What the list of backfills shows.
+    """
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), REPOSITORY)
+    backfill = PartitionBackfill(
+        backfill_id=make_new_backfill_id(),
+        partition_set_origin=repository.get_partition_set_origin(f"{PUBLISH}_partition_set"),
+        status=BulkActionStatus.REQUESTED,
+        partition_names=list(keys),
+        from_failure=False,
+        tags={**UNWATCHED, **tags},
+        backfill_timestamp=time.time(),
+        title=title,
+        run_config=run_config,
+    )
+    instance.add_backfill(backfill)
+    return backfill.backfill_id
+
+
+def under_way(instance: dg.DagsterInstance) -> set[str]:
+    """Return the partitions that wait for a run, or have one that has not ended.
+
+    Counted are runs of the whole job, runs of the web interface that end with the vectors, and
+    what a backfill of the job has not made a run of yet.
+    """
+    open_runs = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    keys = {run.tags.get(PARTITION_NAME_TAG) for run in open_runs if _ends_with_vectors(run)}
+    open_backfills = instance.get_backfills(
+        BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED], job_name=PUBLISH)
+    )
+    for backfill in open_backfills:
+        made = instance.get_runs(RunsFilter(tags={BACKFILL_ID_TAG: backfill.backfill_id}))
+        begun = {run.tags.get(PARTITION_NAME_TAG) for run in made}
+        keys |= {key for key in backfill.partition_names or () if key not in begun}
+    return {key for key in keys if key is not None}
+
+
+def _ends_with_vectors(run: dg.DagsterRun) -> bool:
+    return run.job_name == PUBLISH or dg.AssetKey("vectors") in (run.asset_selection or ())

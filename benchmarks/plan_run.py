@@ -48,9 +48,10 @@ def compared(settings: Settings, name: str, keys: list[str]) -> dict[str, Any]:
     real_s = results[-1].ended - results[0].started
     _check(plan, results)
     costs = plan.costs
+    run_s = costs.run_s + costs.between_s
     progress(
         f"{name}: predicted {predicted_s:.1f} s, real {real_s:.1f} s, planned in "
-        f"{planning_s:.1f} s; {costs.run_s:.2f} s for a run ({costs.run_from}), "
+        f"{planning_s:.1f} s; {run_s:.2f} s for a run ({costs.run_from}), "
         f"{costs.rate or 0:,.0f} tokens/s ({costs.rate_from})"
     )
     return {

@@ -35,7 +35,7 @@ from rba_pipeline.standings import standings
 Progress = Callable[[str, int, int], None]
 
 # A measurement is long enough; its texts are from so many partitions; so many are the first.
-_PROBE_S = 1.5
+_PROBE_S = 2.0
 _PROBE_PARTITIONS, _PROBE_TEXTS, _PROBE_FIRST = 8, 64, 8
 
 
@@ -215,12 +215,16 @@ class Planner:
             yield from (texts[place] for texts in some if place < len(texts))
 
     def _keep(self, plan: Plan) -> None:
-        """Keep what is predicted, to be held against the runs."""
+        """Keep what is predicted of each run by itself, to be held against it."""
         predictions = Predictions(self.records.store, self.records.corpus)
         predictions.keep(
             {
                 window_of(self.partitions, each.key).name: Prediction(
-                    each.inputs, self.way.name, each.work.reuse, each.work.add, each.seconds
+                    each.inputs,
+                    self.way.name,
+                    each.work.reuse,
+                    each.work.add,
+                    each.seconds - plan.costs.between_s,
                 )
                 for each in plan.partitions
                 if each.seconds is not None

@@ -6,14 +6,15 @@ from typing import Any
 
 from rba_pipeline.core.plans import PartitionPlan, Plan, Totals, totals
 
-# Two lines of headings; the first names what the second counts.
-_HEADINGS = (
-    ("", "partition", "<10"), ("", "state", "<7"),
-    ("documents", "new", ">9"), ("", "changed", ">7"), ("", "gone", ">5"),
-    ("texts", "embed", ">7"), ("", "reuse", ">7"), ("", "held", ">5"),
-    ("chunks", "delete", ">6"),
-    ("", "tokens", ">10"), ("", "minutes", ">7"),
-)  # fmt: skip
+# Groups of columns, each by name and alignment: with room for ten million chunks.
+_GROUPS = (
+    ("", (("partition", "<10"), ("state", "<7"))),
+    ("documents", (("new", ">6"), ("changed", ">7"), ("gone", ">6"))),
+    ("texts", (("embed", ">9"), ("reuse", ">9"), ("held", ">6"))),
+    ("chunks", (("delete", ">9"),)),
+    ("", (("tokens", ">13"), ("minutes", ">7"))),
+)
+_COLUMNS = tuple(column for _, columns in _GROUPS for column in columns)
 
 
 def as_text(plan: Plan) -> str:
@@ -21,8 +22,8 @@ def as_text(plan: Plan) -> str:
     others in one line, and what the minutes were computed from.
     """
     lines = [
-        _line([above for above, _, _ in _HEADINGS]),
-        _line([name for _, name, _ in _HEADINGS]),
+        _groups(),
+        _line([name for name, _ in _COLUMNS]),
         *(_line(_cells(each)) for each in plan.needed),
     ]
     lines += [_line(cells) for cells in _sums(plan)]
@@ -31,8 +32,8 @@ def as_text(plan: Plan) -> str:
 
 def as_markdown(plan: Plan) -> str:
     """Return the same as a table that Dagster's UI shows."""
-    names = [f"{above} {name}".strip() for above, name, _ in _HEADINGS]
-    marks = [":--" if align.startswith("<") else "--:" for _, _, align in _HEADINGS]
+    names = [f"{group} {name}".strip() for group, columns in _GROUPS for name, _ in columns]
+    marks = [":--" if align.startswith("<") else "--:" for _, align in _COLUMNS]
     rows = [names, marks, *map(_cells, plan.needed), *_sums(plan)]
     table = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*table, "", *(f"- {line}" for line in _origins(plan))])
@@ -91,12 +92,17 @@ def _origins(plan: Plan) -> list[str]:
     speed = f"{costs.rate:,.0f} tokens/s" if costs.rate else "unknown"
     return [
         f"minutes  one run after the other, {costs.way.value}",
-        f"run      {costs.run_s:.1f} s by itself ({costs.run_from})",
+        f"run      {costs.run_s + costs.between_s:.1f} s by itself ({costs.run_from})",
         f"speed    {speed} ({costs.rate_from})",
     ]
 
 
+def _groups() -> str:
+    """Return the line of headings above that of the columns."""
+    widths = [sum(int(align[1:]) + 1 for _, align in columns) - 1 for _, columns in _GROUPS]
+    named = zip(_GROUPS, widths, strict=True)
+    return " ".join(f"{group:>{width}}" for (group, _), width in named)
+
+
 def _line(cells: Sequence[str]) -> str:
-    return "  ".join(
-        f"{cell:{align}}" for cell, (_, _, align) in zip(cells, _HEADINGS, strict=True)
-    )
+    return " ".join(f"{cell:{align}}" for cell, (_, align) in zip(cells, _COLUMNS, strict=True))

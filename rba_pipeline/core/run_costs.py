@@ -59,24 +59,28 @@ class RunCosts:
     """What predictions are made of, and where each figure is from.
 
     Attributes:
-        run_s: Of a run that has nothing to do, and until the next one is launched.
+        run_s: Of a run that has nothing to do.
+        between_s: From the end of one run to the launch of the next.
         chunk_s: Of one chunk that is added to search.
         rate: Tokens per second through the service; ``None`` if that is not known.
     """
 
     way: Way
     run_s: float
+    between_s: float
     run_from: str
     chunk_s: float
     rate: float | None
     rate_from: str
 
     def seconds(self, *, cut_s: float, tokens: int, added: int) -> float | None:
-        """Return the wall time of a run that cuts, embeds and publishes so much."""
+        """Return the wall time of a run that cuts, embeds and publishes so much, from its launch
+        to that of the next.
+        """
         if tokens and self.rate is None:
             return None
         embedding_s = tokens / self.rate if self.rate else 0.0
-        return self.run_s + cut_s + embedding_s + added * self.chunk_s
+        return self.run_s + self.between_s + cut_s + embedding_s + added * self.chunk_s
 
 
 def run_costs(runs: Sequence[PastRun], *, way: Way, rate: float | None, origin: str) -> RunCosts:
@@ -94,7 +98,8 @@ def run_costs(runs: Sequence[PastRun], *, way: Way, rate: float | None, origin: 
     ]
     return RunCosts(
         way=way,
-        run_s=median(own) + _between_s(runs, way) if own else _USUAL_RUN_S[way],
+        run_s=median(own) if own else _USUAL_RUN_S[way],
+        between_s=_between_s(runs, way),
         run_from=f"median of {len(own)} earlier runs" if own else "no earlier run: as usual",
         chunk_s=chunk_s,
         rate=rate,
@@ -126,7 +131,7 @@ def trusted_rate(earlier: float, engine: float) -> tuple[float, str] | None:
 
 
 def _between_s(runs: Sequence[PastRun], way: Way) -> float:
-    """Return the usual time from the end of one run to the launch of the next, the latest first."""
+    """Return the usual time from the end of one run to the launch of the next."""
     own = [run for run in runs if run.way is way]
     gaps = [max(0.0, late.launched - early.ended) for late, early in pairwise(own)]
     # Somebody paused.

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from rba_pipeline.core.plans import Prediction
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.store_root import StoreRoot
+
+_FIELDS = {field.name for field in fields(Prediction)}
 
 
 class Predictions:
@@ -25,12 +27,13 @@ class Predictions:
 
     def of(self, window: Window) -> Prediction | None:
         """Return what the latest plan that ``window`` was in predicted for it."""
-        found = self._kept().get(window.name)
-        return None if found is None else Prediction(**found)
+        found = self._kept().get(window.name, {})
+        # One of another version is none: no run fails for it.
+        return Prediction(**found) if found.keys() == _FIELDS else None
 
     def _kept(self) -> dict[str, dict[str, Any]]:
         try:
             with self._root.read(self._path) as file:
                 return dict(json.load(file))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return {}

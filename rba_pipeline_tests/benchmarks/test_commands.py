@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engine, gpu, memory, operations, pace, scale, service, start
+from benchmarks import engine, gpu, memory, operations, pace, plan, scale, service, start
 from benchmarks.start import imports_s
 from rba_pipeline.definitions import SAMPLE_CORPUS
 
@@ -52,6 +52,20 @@ def test_fixed_settings_and_the_pace_that_is_found_send_every_passage(cache: Pat
     rates = json.loads(out.read_text())["minilm"]
     assert rates.keys() == {"2x2", "adaptive"}
     assert all(len(found) == 1 and found[0] > 0 for found in rates.values())
+
+
+@pytest.mark.model
+@pytest.mark.postgres
+def test_a_plan_is_held_against_runs_over_three_states_of_a_store(cache: Path) -> None:
+    out = cache / "out.json"
+
+    plan.main(["--partitions=2", "--rounds=1", f"--cache={cache}", f"--out={out}"])
+
+    (found,) = json.loads(out.read_text())["rounds"]
+    assert [found[state]["embedded"] > 0 for state in ("empty", "half-filled", "unchanged")] == [
+        True, True, False,
+    ]  # fmt: skip
+    assert all(each["predicted_s"] > 0 and each["real_s"] > 0 for each in found.values())
 
 
 @pytest.mark.postgres

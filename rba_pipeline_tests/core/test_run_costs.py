@@ -59,9 +59,9 @@ def test_what_passes_between_one_run_and_the_next_is_a_part_of_its_cost() -> Non
     third, second, first = past(launched=24.0), past(launched=12.0), past(launched=0.0)
     beside = past(launched=8.0)
 
-    assert costs_of(after_a_pause, third, second, first).run_s == pytest.approx(9 + 2)
-    assert costs_of(third, beside, first).run_s == pytest.approx(9 + 3)
-    assert costs_of(third).run_s == pytest.approx(9.0)
+    assert costs_of(after_a_pause, third, second, first).between_s == pytest.approx(2.0)
+    assert costs_of(third, beside, first).between_s == pytest.approx(3.0)
+    assert costs_of(third).between_s == 0.0
 
 
 def test_without_earlier_runs_it_is_the_usual_one_and_says_so() -> None:
@@ -73,10 +73,10 @@ def test_without_earlier_runs_it_is_the_usual_one_and_says_so() -> None:
 
 
 def test_a_prediction_adds_up_what_there_is_to_do() -> None:
-    costs = RunCosts(Way.PROCESSES, 10.0, "", 0.5, 100.0, "")
-    unknown = RunCosts(Way.PROCESSES, 10.0, "", 0.5, None, "")
+    costs = RunCosts(Way.PROCESSES, 10.0, 1.0, "", 0.5, 100.0, "")
+    unknown = RunCosts(Way.PROCESSES, 10.0, 0.0, "", 0.5, None, "")
 
-    assert costs.seconds(cut_s=2.0, tokens=500, added=4) == 10 + 2 + 5 + 2
+    assert costs.seconds(cut_s=2.0, tokens=500, added=4) == 10 + 1 + 2 + 5 + 2
     assert unknown.seconds(cut_s=0.0, tokens=0, added=0) == 10.0
     assert unknown.seconds(cut_s=0.0, tokens=1, added=0) is None
 

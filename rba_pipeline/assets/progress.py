@@ -47,7 +47,7 @@ class ProgressReport:
         now_s = time.monotonic()
         if self._progress is None:
             self._progress = Progress.begun(total, self._began_s)
-        if self._progress.is_due(done, now_s):
+        if not self._progress.due_in_s(now_s):
             figures = self._progress.figures(done, now_s)
             self._say(figures, "" if figures.per_second else missed)
             self._progress = self._progress.said(done, now_s)

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-# Before this many seconds nothing is said, and never twice within them.
+# It is said first after this many seconds, for whoever watches ...
 SOON_S = 2.0
-# Said again when this many seconds passed, more of them the longer it goes on ...
+# ... and then whenever as many passed, more of them the longer it goes on. Saying it keeps two
+# events, which took 64 ms in a Postgres that syncs its disk: 0.6 % of the time.
 EVERY_S, LONGEST_S = 10.0, 60.0
 _SHARE_OF_TIME = 0.05
-# ... or when this share of all was done since.
-_SHARE_OF_WORK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +48,8 @@ class Progress:
         """Return the work at its beginning."""
         return cls(total, now_s, now_s)
 
-    def is_due(self, done: int, now_s: float) -> bool:
-        """Return whether it is time to say something: seldom enough to cost next to nothing."""
-        since_s = now_s - self.said_s
-        many = done - self.said_done >= self.total * _SHARE_OF_WORK
-        return since_s >= self._pause_s or (since_s >= SOON_S and many)
-
     def due_in_s(self, now_s: float) -> float:
-        """Return in how many seconds it will be due though nothing more is done; 0 or more."""
+        """Return in how many seconds it is time to say something; 0: now."""
         return max(0.0, self.said_s + self._pause_s - now_s)
 
     def figures(self, done: int, now_s: float) -> Figures:
@@ -73,7 +66,7 @@ class Progress:
 
     @property
     def _pause_s(self) -> float:
-        """Seconds from the last saying to the next, where little is done."""
+        """Seconds from the last saying to the next."""
         if self.said_s == self.began_s:
             return SOON_S
         elapsed_s = self.said_s - self.began_s

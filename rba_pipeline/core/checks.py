@@ -108,7 +108,7 @@ class KeptVectors:
 
 def _in_files(check: Check, faults: Counter[str], what: str) -> Verdict:
     found = f"{faults.total()} vectors {what}, in {_named(faults)}" if faults else ""
-    return check.verdict(found, vectors=faults.total())
+    return check.verdict(found, faulty=faults.total())
 
 
 def _named(counts: Mapping[str, int]) -> str:
@@ -157,7 +157,7 @@ class ServedRows:
                 f"nothing was published. They are found by WHERE space = '{self.space.id}' AND "
                 f"NOT (vector_dims(embedding) = {self.space.dimensions} AND "
                 f"abs(vector_norm(embedding) - 1) <= {NORM_TOLERANCE})" if self.faulty else "",
-                rows=self.faulty,
+                faulty=self.faulty,
             ),
             SERVED_SPACE.verdict(
                 f"space {self.space.id} is {said} in the record, and {known} in the database; "

@@ -20,6 +20,8 @@ from rba_pipeline.core.ranges import keys_in
 from rba_pipeline.core.standings import State
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.demo import run_demo
+from rba_pipeline.doctor.examination import examine
+from rba_pipeline.doctor.findings import Level
 from rba_pipeline.dry_run import plan_partitions
 from rba_pipeline.neighbours import Neighbours, neighbours
 from rba_pipeline.partitions import partitions_by
@@ -261,6 +263,21 @@ def _asked_for(names: tuple[str, ...], everything: bool) -> tuple[str, ...] | No
     if bool(names) == everything:
         raise click.UsageError("name the texts, as `quarantine` lists them, or say --all")
     return None if everything else names
+
+
+@main.command()
+def doctor() -> None:
+    """Look at configuration, service, database, Dagster, record and source; change nothing.
+
+    One line for each: ok, warning, or FAILED, and what to do. Ends with 1 if anything FAILED.
+    """
+    stack.seen_environment()
+    findings = []
+    for finding in examine(stack.project_root(), os.environ):
+        results.print_finding(finding)
+        findings.append(finding.level)
+    if Level.FAILED in findings:
+        sys.exit(1)
 
 
 @main.command("tune")

@@ -39,10 +39,15 @@ def neighbours(settings: Settings) -> Iterator[Neighbours]:
     """
     if not os.environ.get("RBA_DATABASE_URL"):
         raise BadSetting("RBA_DATABASE_URL is not set: run in the project's folder, or set it")
-    made = {name: _resolved(resource) for name, resource in build_resources(settings).items()}
-    found = Neighbours(**{field.name: made[field.name] for field in fields(Neighbours)})
+    found = made_of(settings)
     with found.embedding.open(), found.vector_store.open():
         yield found
+
+
+def made_of(settings: Settings) -> Neighbours:
+    """Return the neighbours, not opened."""
+    made = {name: _resolved(resource) for name, resource in build_resources(settings).items()}
+    return Neighbours(**{field.name: made[field.name] for field in fields(Neighbours)})
 
 
 def _resolved(resource: dg.ConfigurableResource[Any]) -> Any:
@@ -54,7 +59,7 @@ def _resolved(resource: dg.ConfigurableResource[Any]) -> Any:
     values = {name: getattr(resource, name) for name in type(resource).model_fields}
     return type(resource)(
         **{
-            name: value.get_value() if isinstance(value, dg.EnvVar) else value
+            name: value.get_value("") if isinstance(value, dg.EnvVar) else value
             for name, value in values.items()
         }
     )

@@ -9,6 +9,7 @@ import click
 from rba_pipeline.core.chunks import passage_of
 from rba_pipeline.core.tuning_plots import name_of, rates_chart
 from rba_pipeline.core.vectors import Hit, Quality
+from rba_pipeline.doctor.findings import Finding
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.tune import Tuning
 
@@ -37,6 +38,11 @@ def print_quality(name: str, filters: Filters, found: Quality) -> None:
         f"recall@1 {found.recall_at_1:.3f}, recall@10 {found.recall_at_10:.3f}, "
         f"MRR {found.mean_reciprocal_rank:.3f}"
     )
+
+
+def print_finding(finding: Finding) -> None:
+    """Show what was looked at, how it stands, and what to do."""
+    click.echo(f"{finding.level:<8} {finding.about:<16} {finding.told}")
 
 
 def print_tuning(found: Tuning, place: str | None) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "database",
     "load_environment",
     "project_root",
+    "seen_environment",
     "service",
     "stopping_on_signals",
     "up",
@@ -76,6 +77,14 @@ def load_environment() -> dict[str, str]:
         os.environ.setdefault(name, value)
     _make_dagster_home(root)
     return {name: os.environ[name] for name in values}
+
+
+def seen_environment() -> None:
+    """Put the variables of .env into this process' environment, as ``load_environment``; make
+    nothing.
+    """
+    for name, value in local_env.written(project_root()).items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager

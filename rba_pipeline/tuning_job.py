@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from rba_pipeline.assets.reporting import one_message
+from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.tuning_plots import name_of, rates_plot
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
@@ -47,7 +47,6 @@ def tuning_job(
     """
 
     @dg.op(pool="embedding", out=dg.Out(dg.Nothing))
-    @one_message
     def tune_setting(
         context: dg.OpExecutionContext,
         config: TuneConfig,
@@ -61,7 +60,11 @@ def tuning_job(
         """
         plan = Plan(config.texts, config.seconds_per_setting, config.wait_s)
         sampled = sample_texts(records, chunking, sample_corpus, plan.texts)
-        found = tune(embedding, sampled, plan, context.log.info)
+        try:
+            found = tune(embedding, sampled, plan, context.log.info)
+        except RbaError as error:
+            # It says what to do; the traces of its causes would only bury it.
+            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from None
         for note in found.notes:
             context.log.warning(note)
         write_tuned(embedding.tuned_file, found.preset)

@@ -11,7 +11,7 @@ from rba_pipeline_tests.command_line import called, point_at
 COMMANDS = [
     [], ["demo"], ["up"], ["migrate"], ["search"], ["evaluate"], ["plan"], ["quarantine"],
     ["spaces"], ["spaces", "list"], ["spaces", "activate"], ["spaces", "prune"],
-    ["spaces", "index"], ["tune"],
+    ["spaces", "index"], ["tune"], ["doctor"],
 ]  # fmt: skip
 
 

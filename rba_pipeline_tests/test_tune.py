@@ -173,6 +173,19 @@ def test_the_job_tunes_with_chunks_of_the_record_and_shows_what_it_found(
     assert job.get_node_named("tune_setting").definition.pool == "embedding"
 
 
+def test_the_job_fails_with_one_message(published: Installation, oracle: OracleService) -> None:
+    oracle.crash()
+    job = build_defs(published.settings).resolve_job_def(TUNE)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+
+    [failure] = result.get_step_failure_events()
+    told = failure.step_failure_data.user_failure_data
+    assert told is not None
+    assert str(told.description).startswith("ServiceUnavailable: cannot reach")
+
+
 def with_preset(installation: Installation, **config: Any) -> dict[str, Any]:
     return {"resources": {"embedding": {"config": {"preset": "tuned", **config}}}}
 

@@ -27,6 +27,7 @@ from rba_pipeline.resources import (
 )
 from rba_pipeline.resources.checked_resource import CheckedResource
 from rba_pipeline.resources.database import Database
+from rba_pipeline.resources.database_health import Health, health
 from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.served_documents import (
@@ -100,6 +101,18 @@ class VectorStore(CheckedResource):
     def migrate(self) -> list[str]:
         """Bring the schema up to date; return the names of the steps applied."""
         return self._reached().run("migrating", schema.migrate, any_schema=True)
+
+    def health(self) -> Health:
+        """Return what the server says of itself, whatever the schema is."""
+        return self._reached().run("looking at the server", health, any_schema=True)
+
+    def check_schema(self) -> None:
+        """Make sure that the schema is exactly the one of this code.
+
+        Raises:
+            SchemaMismatch: It is not; the message says what to run.
+        """
+        self._run("looking at the schema", lambda connection: None)
 
     @contextmanager
     def catalogue_lock(self) -> Iterator[None]:

@@ -1,0 +1,1 @@
+"""What ``rba-pipeline doctor`` looks at: it starts, changes and repairs nothing."""

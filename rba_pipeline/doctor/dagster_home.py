@@ -1,0 +1,162 @@
+"""Dagster: its home, its storage, its daemon, and what bounds how many runs embed at once."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+
+from rba_pipeline.core.errors import EmbeddingError
+from rba_pipeline.doctor.findings import Finding, failed, ok, warning
+from rba_pipeline.neighbours import Neighbours
+from rba_pipeline.resources.database_health import has_table
+
+ABOUT = "dagster"
+POOL = "embedding"
+# A daemon gives a sign of life every 30 s.
+_ALIVE_S = 120.0
+_USUAL_RUNS = 4
+
+
+def dagster(root: Path, found: Neighbours, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at Dagster; no table is made and no process started for it.
+
+    Args:
+        root: The project's folder.
+    """
+    home = Path(environment.get("DAGSTER_HOME", ""))
+    problem = _home_problem(home, environment)
+    if problem is not None:
+        yield failed("dagster home", problem)
+        return
+    yield from _same_file(home, root)
+    url = environment.get("DAGSTER_POSTGRES_URL")
+    if _is_in_postgres(home) and (not url or not has_table(url, "runs")):
+        yield failed(
+            "dagster storage",
+            "DAGSTER_POSTGRES_URL is not set: run in the project's folder, or set it"
+            if not url
+            else "the database has no tables of Dagster yet: `make up` makes them",
+        )
+        return
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield ok("dagster storage", f"answers, {instance.get_runs_count()} runs")
+        yield from _daemons(instance)
+        yield from _monitoring(instance)
+        yield from _pool(instance, found)
+
+
+def concurrent_runs(environment: Mapping[str, str]) -> int:
+    """Return how many runs may go on at once, as far as dagster.yaml says it."""
+    home = Path(environment.get("DAGSTER_HOME", ""))
+    if _home_problem(home, environment) is not None:
+        return _USUAL_RUNS
+    settings: dict[str, Any] = dict(InstanceRef.from_dir(str(home)).settings)
+    limits = (settings.get("concurrency") or {}).get("runs") or {}
+    return int(limits.get("max_concurrent_runs") or _USUAL_RUNS)
+
+
+def _home_problem(home: Path, environment: Mapping[str, str]) -> str | None:
+    if not environment.get("DAGSTER_HOME"):
+        return (
+            "DAGSTER_HOME is not set: Dagster would keep its runs in a folder that it throws away. "
+            "Run in the project's folder, or set it to .state/dagster"
+        )
+    if not home.is_absolute() or not home.is_dir():
+        return f"DAGSTER_HOME={home} is not the whole path of a folder"
+    if not (home / "dagster.yaml").exists():
+        return (
+            f"{home} has no dagster.yaml: Dagster would keep its runs in SQLite, without pools and "
+            "run monitoring. Link the project's: `make up` does"
+        )
+    return None
+
+
+def _same_file(home: Path, root: Path) -> Iterator[Finding]:
+    ours, theirs = root / "dagster.yaml", home / "dagster.yaml"
+    if ours.exists() and ours.read_bytes() != theirs.read_bytes():
+        yield warning(
+            "dagster home",
+            f"{theirs} differs from {ours}: pools, run monitoring and retention may be others",
+        )
+    else:
+        yield ok("dagster home", str(home))
+
+
+def _is_in_postgres(home: Path) -> bool:
+    storage = InstanceRef.from_dir(str(home)).run_storage_data
+    return storage is not None and "Postgres" in storage.class_name
+
+
+def _daemons(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    now_s = time.time()
+    silent = []
+    for name, status in instance.get_daemon_statuses().items():
+        beat = status.last_heartbeat
+        if status.required and (beat is None or now_s - beat.timestamp > _ALIVE_S):
+            silent.append(name)
+        elif beat is not None and beat.errors:
+            told = beat.errors[0].message.strip().splitlines()[0]
+            yield warning("daemon", f"{name} reports an error: {told}")
+    if silent:
+        yield failed(
+            "daemon",
+            f"no sign of life for {_ALIVE_S:.0f} s from {', '.join(sorted(silent)).lower()}: "
+            "launched runs stay queued, schedules and backfills stand still. Start it: `make up`, "
+            "or dagster-daemon run",
+        )
+    else:
+        yield ok("daemon", "alive")
+
+
+def _monitoring(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    if not instance.run_monitoring_enabled:
+        yield warning(
+            "run monitoring",
+            "is off: a killed run counts as running for ever. Set run_monitoring: enabled: true "
+            "in dagster.yaml",
+        )
+    elif not instance.run_monitoring_settings.get("free_slots_after_run_end_seconds"):
+        yield warning(
+            "run monitoring",
+            "a killed run keeps its place in the pool: set free_slots_after_run_end_seconds: 10",
+        )
+    else:
+        yield ok("run monitoring", "on, places of killed runs are freed")
+
+
+def _pool(instance: dg.DagsterInstance, found: Neighbours) -> Iterator[Finding]:
+    config = instance.get_concurrency_config()
+    limits = {each.name: each.limit for each in instance.event_log_storage.get_pool_limits()}
+    places = limits.get(POOL, config.pool_config.default_pool_limit)
+    if places is None:
+        yield warning(
+            "pool",
+            f"{POOL!r} has no limit: any number of partitions embed at once. Set concurrency: "
+            "pools: default_limit: 2 in dagster.yaml",
+        )
+        return
+    queue = config.run_queue_config
+    runs = queue.max_concurrent_runs if queue is not None else None
+    beside = f", {runs} runs at once" if runs else ", runs without a limit"
+    try:
+        with found.embedding.open() as client:
+            info = client.info()
+            bounds = found.embedding.bounds(info)
+    except EmbeddingError:
+        # Told where the service is looked at.
+        yield ok("pool", f"{places} places in {POOL!r}{beside}")
+        return
+    tokens = found.chunking.settings(info).size
+    inside = places * bounds.batch_size * bounds.parallel_batches * tokens
+    told = (
+        f"{places} places × {bounds.batch_size} × {bounds.parallel_batches} texts of {tokens} "
+        f"tokens are up to {inside} tokens at the service, which takes {info.max_queue_tokens}"
+    )
+    if inside > info.max_queue_tokens:
+        fewer = max(1, places * info.max_queue_tokens // inside)
+        yield warning("pool", f"{told}: the rest is refused and comes again. Use {fewer} places")
+    else:
+        yield ok("pool", f"{told}{beside}")

@@ -1,0 +1,1 @@
+"""What the doctor sees, at real neighbours that are well or not."""

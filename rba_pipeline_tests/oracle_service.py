@@ -31,7 +31,7 @@ from rba_pipeline.core.embeddings import CANARY
 
 KEY = "oracle-key"
 DIMENSIONS = 8
-# Between the bytes of a reply that drips, in seconds.
+# Between the bytes of a reply that drips, in seconds, if nothing else is said.
 DRIP_S = 0.02
 
 
@@ -111,6 +111,7 @@ class OracleService:
         model: May be changed while it runs: the space follows.
         peak_in_flight: Most requests that were open at once.
         stats: What ``/health`` says of its work.
+        drip_s: Between the bytes of a reply that drips, in seconds.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class OracleService:
         self.canary_script: Callable[[], Reply | None] = lambda: None
         self.canaries = 0
         self.stats: Mapping[str, float] = {"busy_s": 0.0, "tokens": 0}
+        self.drip_s = DRIP_S
         self.sent: list[list[str]] = []
         self.peak_in_flight = 0
         self._open = 0
@@ -297,7 +299,7 @@ class OracleService:
                 for byte in body:
                     self.wfile.write(bytes([byte]))
                     self.wfile.flush()
-                    if oracle._closing.wait(DRIP_S):
+                    if oracle._closing.wait(oracle.drip_s):
                         return
 
             def log_message(self, format: str, *args: object) -> None:

@@ -73,7 +73,8 @@ def _bar(name: str, seconds: Mapping[Stage, float], *, top: int, whole: float) -
                 f"{seconds[stage]:.2f} s</title></rect>"
             )
         x += width
-    return [*parts, _text(x + 6, middle, f"{sum(seconds.values()):.1f} s")]
+    total = sum(seconds.values())
+    return [*parts, _text(x + 6, middle, f"{total:.1f} s" if total < 1000 else f"{total:.0f} s")]
 
 
 def _legend(stage: Stage, column: int, top: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rba_pipeline.core.errors import ContractBroken, ServiceUnavailable, WrongSpace
-from rba_pipeline.resources.embedding_client import EmbeddingClient
+from rba_pipeline.resources.embedding_client import EmbeddingClient, Work
 from rba_pipeline_tests.oracle_service import DIMENSIONS, KEY, OracleService, tokenizer_json
 
 NOBODY = "http://127.0.0.1:9"
@@ -118,3 +118,21 @@ def test_the_speed_of_all_engines_is_summed_once_they_have_worked() -> None:
         assert client_of(one.url, other.url).tokens_per_second() == 500.0
         one.stats = {"busy_s": 0.1, "tokens": 1000}
         assert client_of(one.url, NOBODY).tokens_per_second() == 0.0
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        pytest.param({"busy_s": 1.0, "tokens": 5}, id="says-nothing-of-padding"),
+        pytest.param({"busy_s": "long", "tokens": 5, "padded_tokens": 6}, id="words-for-numbers"),
+        pytest.param(None, id="no-figures"),
+    ],
+)
+def test_what_an_address_does_not_say_of_its_work_is_left_out(
+    oracle: OracleService, stats: dict[str, float] | None
+) -> None:
+    with OracleService() as silent:
+        oracle.stats = {"busy_s": 2.0, "tokens": 90, "padded_tokens": 120}
+        silent.stats = stats  # type: ignore[assignment]
+
+        assert client_of(oracle.url, silent.url, NOBODY).work() == {oracle.url: Work(2.0, 90, 120)}

@@ -202,7 +202,7 @@ class OracleService:
             self._open += 1
             self.peak_in_flight = max(self.peak_in_flight, self._open)
         try:
-            if (said := self.script(number, texts)) is not None:
+            if said := self.script(number, texts):
                 return said
             whole = self.regular(texts)
             took = {"X-Wait-Seconds": "0", "X-Compute-Seconds": f"{time.monotonic() - began:.4f}"}

@@ -81,35 +81,40 @@ def check(installation: Installation, *, needed: list[bool]) -> tuple[Plan, list
 
 def test_a_plan_says_what_the_runs_then_report(installation: Installation) -> None:
     words = [f"Paragraph {number} names figure {number * 7}." for number in range(40)]
-    for year in (2011, 2012, 2013):
+    for year in (2011, 2012):
         for month in ("March", "September"):
             installation.add(
-                f"{year}-{month}.html", title=f"Of {month} {year}", day=f"5 {month} {year}",
+                f"{year}-{month}.html",
+                title=f"Of {month} {year}",
+                day=f"5 {month} {year}",
                 paragraphs=words,
-            )  # fmt: skip
+            )
     empty = planned(installation)
     assert {each.standing.state for each in empty.partitions} == {State.MISSING}
-    assert empty.parsed == 6
+    assert empty.parsed == 4
     first = installation.run("2011-01-01")
     assert said(empty)[:1] == reported(first, [True])
 
-    check(installation, needed=[False, True, True])
-    unchanged, _ = check(installation, needed=[False, False, False])
+    check(installation, needed=[False, True])
+    unchanged, _ = check(installation, needed=[False, False])
     assert {each.standing.state for each in unchanged.partitions} == {State.CURRENT}
 
+    # One is changed, one moves, one is removed.
     installation.add(
         "2011-March.html", title="Of March 2011", day="5 March 2011", paragraphs=words[:20]
     )
-    installation.add("2012-March.html", title="Of March 2012", day="5 March 2013", paragraphs=words)
-    (installation.source / "2013-September.html").unlink()
-    changed, _ = check(installation, needed=[True, True, True])
-    assert [each.work.delete > 0 for each in changed.partitions] == [True, False, True]
+    installation.add(
+        "2011-September.html", title="Of September 2011", day="5 May 2012", paragraphs=words
+    )
+    (installation.source / "2012-September.html").unlink()
+    changed, _ = check(installation, needed=[True, True])
+    assert min(each.work.delete for each in changed.partitions) > 0
 
     for path in installation.source.glob("2012*"):
         path.rename(path.with_suffix(".htm"))
     installation.environment |= {"RBA_CHUNK_TOKENS": "64", "RBA_CHUNK_OVERLAP": "16"}
-    smaller, _ = check(installation, needed=[True, True, True])
-    assert {"chunking"} <= set(smaller.partitions[0].standing.reasons)
+    smaller, _ = check(installation, needed=[True, True])
+    assert "chunking" in smaller.partitions[0].standing.reasons
 
 
 def test_a_text_in_quarantine_is_held_until_it_is_to_be_sent_again(
@@ -192,9 +197,10 @@ def test_minutes_follow_from_the_service_then_from_the_runs_before(
         expected = costs.run_s + each.work.cut_s + each.work.tokens / 2 + costs.chunk_s
         assert each.seconds == pytest.approx(expected)
     assert "measured now with 2 of the texts" in by_probe.costs.rate_from
-    rate = first[0].metadata["embeddings"]["tokens"] / first[0].metadata["embeddings"]["seconds"]
+    made = first[0].metadata["embeddings"]
+    rate = made["tokens"] / made["stream_seconds"]
     assert (by_runs.costs.rate, by_runs.costs.rate_from) == (
-        pytest.approx(rate, rel=0.01), "of earlier runs",
+        pytest.approx(rate), "of earlier runs",
     )  # fmt: skip
     assert by_runs.costs.run_from == "median of 1 earlier runs"
     assert 0 < by_runs.costs.run_s < first[0].ended - first[0].started

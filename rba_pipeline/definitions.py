@@ -4,9 +4,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dagster as dg
+import yaml
 
 from rba_pipeline.assets.chunks import chunks_asset
 from rba_pipeline.assets.documents import documents_asset
@@ -16,7 +18,7 @@ from rba_pipeline.core.backlog import USUAL_STEPS
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.parsing.limits import LIMITS, ParseLimits, variable
 from rba_pipeline.core.presets import RANGES, Preset
-from rba_pipeline.jobs import plan_job, publish_job
+from rba_pipeline.jobs import PUBLISH, plan_job, publish_partition
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
@@ -25,10 +27,15 @@ from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.resources.with_defaults import with_defaults
+from rba_pipeline.schedules import monthly_backfill, nightly
+from rba_pipeline.sensors import publications_changed
 from rba_pipeline.tuning_job import tuning_job
+from rba_pipeline.upkeep import backfill_stale_job, config_of
 
 # For a step whose process was killed: it goes on where it was. More would only hide what kills it.
 ONE_MORE_TRY = dg.RetryPolicy(max_retries=1, delay=5)
+
+SCHEDULED_RUN_CONFIG = "RBA_SCHEDULED_RUN_CONFIG"
 
 SAMPLE_CORPUS = Path(__file__).parent / "sample_corpus"
 
@@ -56,6 +63,8 @@ class Settings:
     api_url: str
     has_api_key: bool
     tuned_file: str
+    sensor_s: int
+    scheduled_run_config: Mapping[str, Any]
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Settings":
@@ -87,7 +96,14 @@ class Settings:
             api_url=environment.get("EMBEDDING_API_URL") or "http://127.0.0.1:8000",
             has_api_key=bool(environment.get("EMBEDDING_API_KEY")),
             tuned_file=environment.get("RBA_TUNED_PRESET") or f"{store}/tuned.json",
+            sensor_s=_whole_number(environment, "RBA_SENSOR_SECONDS", 300),
+            scheduled_run_config=_run_config(environment),
         )
+        if not 5 <= settings.sensor_s <= 86_400:
+            raise BadSetting(
+                f"RBA_SENSOR_SECONDS={settings.sensor_s}: allowed is 5 to 86400 (seconds between "
+                "two looks at the source)"
+            )
         partitions_by(settings.grain, settings.first_year)
         Embedding.check(
             {name: getattr(settings, name) for name in (*RANGES, "backlog_batches", "api_url")}
@@ -139,20 +155,53 @@ def build_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
 def build_defs(
     settings: Settings, retry_policy: dg.RetryPolicy | None = ONE_MORE_TRY
 ) -> dg.Definitions:
-    """Return the assets, the jobs and the resources of one installation.
+    """Return everything that Dagster shows of one installation.
 
     Args:
         retry_policy: What Dagster does about a step that fails, unless its failure forbids it.
+
+    Raises:
+        BadSetting: The scheduled runs could not be launched with their run config.
     """
     partitions = partitions_by(settings.grain, settings.first_year)
     makers = (documents_asset, chunks_asset, embeddings_asset, vectors_asset)
+    resources = build_resources(settings)
     assets = dg.Definitions(
-        assets=[make(partitions, retry_policy) for make in makers],
-        resources=build_resources(settings),
+        assets=[make(partitions, retry_policy) for make in makers], resources=resources
     )
     untuned = build_resources(replace(settings, preset=Preset("auto")))
     tuning = tuning_job(untuned, str(SAMPLE_CORPUS))
-    return dg.Definitions.merge(assets, publish_job(), plan_job(partitions), tuning)
+    by_itself = _launching_by_itself(settings, partitions, resources)
+    made = dg.Definitions.merge(assets, plan_job(partitions), tuning, by_itself)
+    if settings.scheduled_run_config:
+        _check_run_config(made, settings.scheduled_run_config)
+    return made
+
+
+def _launching_by_itself(
+    settings: Settings,
+    partitions: dg.TimeWindowPartitionsDefinition,
+    resources: Mapping[str, dg.ConfigurableResource],
+) -> dg.Definitions:
+    """Return the job of a partition, and what launches it without a person."""
+    run_config = settings.scheduled_run_config
+    backfill_stale = backfill_stale_job(partitions, resources, run_config)
+    return dg.Definitions(
+        jobs=[publish_partition, backfill_stale],
+        schedules=[
+            nightly(partitions, run_config),
+            monthly_backfill(backfill_stale, config_of(run_config)),
+        ],
+        sensors=[publications_changed(partitions, backfill_stale, run_config, settings.sensor_s)],
+    )
+
+
+def _check_run_config(made: dg.Definitions, run_config: Mapping[str, Any]) -> None:
+    try:
+        dg.validate_run_config(made.resolve_job_def(PUBLISH), dict(run_config))
+    except dg.DagsterInvalidConfigError as error:
+        told = "; ".join(each.message for each in error.errors) or str(error)
+        raise BadSetting(f"{SCHEDULED_RUN_CONFIG}: {told}") from None
 
 
 def corpus_name(source: str) -> str:
@@ -183,6 +232,21 @@ def _whole_number(environment: Mapping[str, str], name: str, default: int = 0) -
         return int(text)
     except ValueError:
         raise BadSetting(f"{name}={text!r}: expected a whole number") from None
+
+
+def _run_config(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what is set for the runs of schedules and sensor; whether it fits is seen later."""
+    text = environment.get(SCHEDULED_RUN_CONFIG) or "{}"
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadSetting(f"{SCHEDULED_RUN_CONFIG} is neither YAML nor JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise BadSetting(
+            f"{SCHEDULED_RUN_CONFIG}={text!r}: expected a run config as the Launchpad takes it, "
+            "like {resources: {embedding: {config: {preset: cpu-prod}}}}"
+        )
+    return found
 
 
 def _optional(environment: Mapping[str, str], name: str) -> int | None:

@@ -8,15 +8,12 @@ PUBLISH = "publish_partition"
 PLAN = "plan_partitions"
 
 
-def publish_job() -> dg.Definitions:
-    """Return the job over all four assets of one partition."""
-    job = dg.define_asset_job(
-        PUBLISH,
-        selection=dg.AssetSelection.assets("documents", "chunks", "embeddings", "vectors"),
-        description="documents → chunks → embeddings → vectors of one partition. Batch size and "
-        "parallelism: resources > embedding > config.",
-    )
-    return dg.Definitions(jobs=[job])
+publish_partition = dg.define_asset_job(
+    PUBLISH,
+    selection=dg.AssetSelection.assets("documents", "chunks", "embeddings", "vectors"),
+    description="documents → chunks → embeddings → vectors of one partition. Batch size and "
+    "parallelism: resources > embedding > config.",
+)
 
 
 def plan_job(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Definitions:

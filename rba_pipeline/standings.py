@@ -1,6 +1,10 @@
 """How every partition stands: asked of the catalogue, the record and the database."""
 
+import hashlib
+import json
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import date
 
 import dagster as dg
 
@@ -30,19 +34,8 @@ def standings(
         space: Of the service that runs would use.
         chunking_id: Of the settings that they would cut with.
     """
-    wanted: dict[str, dict[str, str]] = defaultdict(dict)
-    for entry in catalogue.all_documents():
-        if entry.published_on is not None:
-            key = key_of(partitions, entry.published_on)
-            wanted[key][entry.document_id] = entry.content_hash
-
-    first_day = partitions.start.date()
-    served: dict[str, list[Served]] = defaultdict(list)
-    for day, document in vector_store.served_documents(space, chunking_id):
-        # Published when the first year was an earlier one.
-        if day >= first_day:
-            served[key_of(partitions, day)].append(document)
-
+    wanted = _wanted(partitions, catalogue)
+    served = _served(partitions, vector_store.served_documents(space, chunking_id))
     return [
         standing(
             key,
@@ -52,3 +45,55 @@ def standings(
         )
         for key in sorted(wanted.keys() | served.keys())
     ]
+
+
+def changed_partitions(
+    partitions: dg.TimeWindowPartitionsDefinition, catalogue: Catalogue, vector_store: VectorStore
+) -> dict[str, str]:
+    """Return the partitions whose documents are not those of the source, in order of their keys.
+
+    Neither the service nor the record is asked: what is searchable may be of any space and
+    chunking.
+
+    Args:
+        catalogue: As of its last refresh.
+
+    Returns:
+        By partition, 16 hex over the documents that it should have, and over their content.
+    """
+    wanted = _wanted(partitions, catalogue)
+    # In no space: of the documents alone.
+    served = _served(partitions, vector_store.served_documents("", ""))
+    return {
+        key: _digest(wanted[key])
+        for key in sorted(wanted.keys() | served.keys())
+        if "source" in standing(key, wanted[key], served[key], is_recorded=True).reasons
+    }
+
+
+def _wanted(
+    partitions: dg.TimeWindowPartitionsDefinition, catalogue: Catalogue
+) -> dict[str, dict[str, str]]:
+    """Return content hash by document id, by partition."""
+    wanted: dict[str, dict[str, str]] = defaultdict(dict)
+    for entry in catalogue.all_documents():
+        if entry.published_on is not None:
+            key = key_of(partitions, entry.published_on)
+            wanted[key][entry.document_id] = entry.content_hash
+    return wanted
+
+
+def _served(
+    partitions: dg.TimeWindowPartitionsDefinition, documents: Iterable[tuple[date, Served]]
+) -> dict[str, list[Served]]:
+    first_day = partitions.start.date()
+    served: dict[str, list[Served]] = defaultdict(list)
+    for day, document in documents:
+        # Published when the first year was an earlier one.
+        if day >= first_day:
+            served[key_of(partitions, day)].append(document)
+    return served
+
+
+def _digest(wanted: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(wanted.items())).encode()).hexdigest()[:16]

@@ -48,6 +48,20 @@ ALLOWED: dict[str, set[str]] = {
         "rba_pipeline.standings", "rba_pipeline.counting",
     },
     "rba_pipeline.jobs": {"rba_pipeline.assets", "dagster"},
+    "rba_pipeline.backfills": {"rba_pipeline.jobs", "dagster"},
+    "rba_pipeline.upkeep": {
+        "rba_pipeline.assets", "rba_pipeline.backfills", "rba_pipeline.core",
+        "rba_pipeline.partitions", "rba_pipeline.resources", "rba_pipeline.standings", "dagster",
+        "pydantic",
+    },
+    "rba_pipeline.schedules": {
+        "rba_pipeline.backfills", "rba_pipeline.jobs", "rba_pipeline.partitions", "dagster",
+    },
+    "rba_pipeline.sensors": {
+        "rba_pipeline.backfills", "rba_pipeline.core", "rba_pipeline.jobs",
+        "rba_pipeline.partitions", "rba_pipeline.resources", "rba_pipeline.standings",
+        "rba_pipeline.upkeep", "dagster",
+    },
     "embedding_service.errors": set(),
     "embedding_service.cores": set(),
     "embedding_service.process_memory": set(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
@@ -76,6 +77,7 @@ class CatalogueRefresh:
         parsed: Files parsed, those that were rejected included.
         kept: Files that changed and cannot be read just now; what was parsed before stands.
         judged: Files rejected, for another reason than before, without being parsed.
+        left: Files that were not looked at, because time was up.
     """
 
     place: Place
@@ -87,16 +89,20 @@ class CatalogueRefresh:
     parsed: int = 0
     kept: int = 0
     judged: int = 0
+    left: int = 0
     _parts: set[str] = field(default_factory=set)
     _pending: list[tuple[Entry, tuple[Section, ...]]] = field(default_factory=list)
     _characters: int = 0
 
-    def run(self, wanted: list[Found], on_progress: Progress | None) -> None:
+    def run(
+        self, wanted: list[Found], on_progress: Progress | None, budget_s: float | None
+    ) -> None:
         """Take over the files of ``wanted``, flush every part and remove what none refers to."""
+        ends = None if budget_s is None else time.monotonic() + budget_s
         self._parts = set(self.place.store.list(self.place.parts, ".parquet"))
         # Until a file was looked at again, what was known of it stands: a kill must not forget it.
-        paths = {file.path for file in wanted}
-        self.entries = {path: entry for path, entry in self.before.items() if path in paths}
+        # One that is gone may be back under another name: it goes when all others were looked at.
+        self.entries = dict(self.before)
         changed = [file for file in wanted if not self._is_unchanged(file)]
         for done, file in enumerate(sorted(changed, key=lambda file: file.path), start=1):
             self._take(file)
@@ -104,6 +110,12 @@ class CatalogueRefresh:
                 on_progress(done, len(changed))
             if len(self._pending) >= DOCUMENTS_PER_PART or self._characters >= CHARACTERS_PER_PART:
                 self._flush()
+            if ends is not None and time.monotonic() > ends:
+                self.left = len(changed) - done
+                break
+        else:
+            paths = {file.path for file in wanted}
+            self.entries = {path: entry for path, entry in self.entries.items() if path in paths}
         self._flush()
         self._remove_stale()
 

@@ -43,6 +43,7 @@ class Refreshed:
         kept: Changed into something that is no document; the version before still stands.
         documents: Files that are documents on the day of the refresh.
         quarantined: Files that are not, by reason.
+        left: Files that are new or changed and were not looked at, because time was up.
     """
 
     files: int
@@ -53,6 +54,7 @@ class Refreshed:
     kept: int
     documents: int
     quarantined: dict[str, int]
+    left: int
 
 
 def _limit(name: str) -> Any:
@@ -88,6 +90,7 @@ class DocumentSource(CheckedResource):
         today: date,
         on_progress: Progress | None = None,
         stopwatch: Stopwatch | None = None,
+        budget_s: float | None = None,
     ) -> Refreshed:
         """Bring the catalogue up to date, reading only what is new or changed.
 
@@ -99,6 +102,8 @@ class DocumentSource(CheckedResource):
             today: Decides which documents are not due yet; counted only, never stored.
             on_progress: Called with (done, total) files after each that had to be read.
             stopwatch: Told when files are parsed.
+            budget_s: After so many seconds the next files are left to another refresh. What was
+                read is kept; what was removed goes when no file is left.
 
         Raises:
             SourceUnavailable: The folder is missing, cannot be listed, has a broken manifest, or is
@@ -118,7 +123,7 @@ class DocumentSource(CheckedResource):
         parsing = (stopwatch or Stopwatch("documents")).stage(Stage.PARSING)
         with parsing, IsolatedParser(limits) as parser:
             refresh = CatalogueRefresh(place, source, parser, before, stated or {})
-            refresh.run(wanted, on_progress)
+            refresh.run(wanted, on_progress, budget_s)
 
         now = Catalogue(tuple(refresh.entries.values()), self.first_year, today)
         return Refreshed(
@@ -126,10 +131,11 @@ class DocumentSource(CheckedResource):
             parsed=refresh.parsed,
             unchanged=len(refresh.entries) - refresh.parsed - refresh.kept - refresh.judged,
             removed=len(before.keys() - refresh.entries.keys()),
-            ignored=len({file.path for file in present} - refresh.entries.keys()),
+            ignored=len({file.path for file in present} - {file.path for file in wanted}),
             kept=refresh.kept,
             documents=len(now.all_documents()),
             quarantined=now.reasons(),
+            left=refresh.left,
         )
 
     def catalogue(self, today: date) -> Catalogue:

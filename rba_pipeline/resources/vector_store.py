@@ -42,6 +42,7 @@ from rba_pipeline.resources.vector_search import Filters
 
 # A first refresh may parse for long; whoever waits for it has nothing else to do.
 CATALOGUE_LOCK_TIMEOUT_S = 3600
+HASTE_S = 5
 # Outcomes are written in seconds.
 OUTCOMES_LOCK_TIMEOUT_S = 60
 # Lowest and highest value allowed, in seconds.
@@ -98,6 +99,12 @@ class VectorStore(CheckedResource):
                 self._database.close()
             self._database = None
 
+    @contextmanager
+    def in_haste(self) -> Iterator["VectorStore"]:
+        """Hold a connection of its own for the block, and try nothing for longer than 5 s."""
+        with type(self)(**{**self.model_dump(), "retry_for_s": HASTE_S}).open() as hasty:
+            yield hasty
+
     def migrate(self) -> list[str]:
         """Bring the schema up to date; return the names of the steps applied."""
         return self._reached().run("migrating", schema.migrate, any_schema=True)
@@ -115,10 +122,10 @@ class VectorStore(CheckedResource):
         self._run("looking at the schema", lambda connection: None)
 
     @contextmanager
-    def catalogue_lock(self) -> Iterator[None]:
+    def catalogue_lock(self, timeout_s: float = CATALOGUE_LOCK_TIMEOUT_S) -> Iterator[None]:
         """Keep other runs from refreshing the catalogue; wait for them, an hour at most."""
         key = locks.lock_key("catalogue", self.corpus)
-        with self._reached().session_lock("the catalogue", key, CATALOGUE_LOCK_TIMEOUT_S):
+        with self._reached().session_lock("the catalogue", key, timeout_s):
             yield
 
     @contextmanager

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from rba_pipeline.core.chunks import Chunker
 from rba_pipeline.core.embeddings import Text
 from rba_pipeline.core.errors import ModelFailed, ServiceOverloaded, ServiceUnavailable
+from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tuned import TunedPreset, rows
 from rba_pipeline.core.tuning import (
+    LARGEST,
     Ending,
     Measurement,
     Terms,
@@ -50,11 +52,13 @@ class Plan:
         texts: How many different ones are sent, again and again.
         probe_s: Seconds for each setting.
         wait_s: Seconds to wait for a service that works for somebody else.
+        largest: No setting is beyond it.
     """
 
     texts: int = 512
     probe_s: float = 5.0
     wait_s: float = 600.0
+    largest: Bounds = LARGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def tune(embedding: Embedding, sampled: Sampled, plan: Plan, say: Say) -> Tuning
         canary = client.canary(info, None)
         _wait_until_idle(client, plan.wait_s, say)
         probe = SettingProbe(client, info, sent, canary, plan.probe_s)
-        terms = Terms(plan.probe_s, embedding.timeout_s, largest_for(info.max_texts))
+        terms = Terms(plan.probe_s, embedding.timeout_s, largest_for(info.max_texts, plan.largest))
         past, ending = _searched(probe, terms, say)
     preset = TunedPreset(
         bounds=ending.bounds,

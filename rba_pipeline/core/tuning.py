@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from rba_pipeline.core.pacing import LATENCY_SHARE, Answered
-from rba_pipeline.core.presets import RANGES, Bounds
+from rba_pipeline.core.presets import Bounds
 
 # The guide's setting for development, and the largest that are ever worth while.
 START = Bounds(4, 2)
@@ -282,7 +282,7 @@ def _within(bounds: Bounds, largest: Bounds) -> Bounds:
     )
 
 
-def largest_for(max_texts: int) -> Bounds:
+def largest_for(max_texts: int, largest: Bounds = LARGEST) -> Bounds:
     """Return the largest setting that is tried on a service that takes so many texts at once."""
-    most = min(LARGEST.batch_size, max_texts, RANGES["batch_size"][1])
-    return Bounds(1 << (most.bit_length() - 1), LARGEST.parallel_batches)
+    most = min(largest.batch_size, max_texts)
+    return Bounds(1 << (most.bit_length() - 1), largest.parallel_batches)

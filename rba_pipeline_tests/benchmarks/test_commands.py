@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engine, gpu, memory, operations, pace, plan, scale, service, start
+from benchmarks import engine, gpu, memory, operations, pace, plan, scale, service, start, tune
 from benchmarks.start import imports_s
 from rba_pipeline.definitions import SAMPLE_CORPUS
 
@@ -68,6 +68,21 @@ def test_a_plan_is_held_against_runs_over_three_states_of_a_store(cache: Path) -
     assert all(each["predicted_s"] > 0 and each["real_s"] > 0 for each in found.values())
 
 
+@pytest.mark.model
+def test_what_tuning_finds_is_held_against_all_settings(cache: Path) -> None:
+    out = cache / "out.json"
+    chosen = ["--model=minilm", "--precision=fp32", "--texts=8", "--rounds=1", "--largest=2x1"]
+
+    tune.main([*chosen, "--seconds=0.1", f"--cache={cache}", f"--out={out}"])
+
+    found = json.loads(out.read_text())["minilm"]
+    assert [row["batch_size"] for row in found["grid"]] == [1, 2]
+    assert min(*found["chosen_rates"], *found["best_rates"], found["tune_s"]) > 0
+    assert found["chosen"] in {
+        f"{row['batch_size']} × {row['parallel_batches']}" for row in found["tried"]
+    }
+
+
 @pytest.mark.postgres
 def test_partitions_of_several_sizes_are_stored_whole_and_measured(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
@@ -96,7 +111,9 @@ def test_a_pass_is_profiled_by_kind_of_operation(
     assert float(slowest[3].replace(",", "")) > 0
 
 
-@pytest.mark.parametrize("module", [service, engine, operations, memory, start, gpu, pace, scale])
+@pytest.mark.parametrize(
+    "module", [service, engine, operations, memory, start, gpu, pace, scale, tune]
+)
 def test_every_benchmark_says_what_it_does(
     module: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,8 @@ DEFAULTS = Settings(
     api_url="http://127.0.0.1:8000",
     has_api_key=False,
     tuned_file=str(Path.cwd() / ".state" / "store" / "tuned.json"),
+    sensor_s=300,
+    scheduled_run_config={},
 )
 VARIABLES = [
     pytest.param("RBA_SOURCE", "s3://b/mins/", {"source": "s3://b/mins/", "corpus": "mins"}),
@@ -65,6 +67,10 @@ VARIABLES = [
     pytest.param("EMBEDDING_TRUNCATE", "yes", {"truncate": True}),
     pytest.param("EMBEDDING_API_URL", "http://a,http://b", {"api_url": "http://a,http://b"}),
     pytest.param("EMBEDDING_API_KEY", "hush", {"has_api_key": True}),
+    pytest.param("RBA_SENSOR_SECONDS", "60", {"sensor_s": 60}),
+    pytest.param(
+        "RBA_SCHEDULED_RUN_CONFIG", "resources: {}", {"scheduled_run_config": {"resources": {}}}
+    ),
 ]  # fmt: skip
 
 

@@ -1,7 +1,10 @@
 """What runs by the clock: which partitions, with which values, and that nothing does unasked."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -22,6 +25,24 @@ CONFIG = {
     "execution": {"config": {"in_process": {}}},
 }
 ENVIRONMENT = {"RBA_SCHEDULED_RUN_CONFIG": json.dumps(CONFIG)}
+
+
+@pytest.fixture(autouse=True)
+def named_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a database that nobody connects to: without one, Dagster checks no run config."""
+    monkeypatch.setenv("RBA_DATABASE_URL", "postgresql://127.0.0.1:9/none")
+
+
+@pytest.fixture
+def instance(
+    fresh_dagster_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """Have an instance in which nothing has run: a schedule reaches it by its folder."""
+    home = tmp_path / "home"
+    shutil.copytree(fresh_dagster_home, home)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with dg.DagsterInstance.get() as found:
+        yield found
 
 
 def evaluated(name: str, moment: datetime, instance: dg.DagsterInstance) -> ScheduleExecutionData:
@@ -47,9 +68,10 @@ def evaluated(name: str, moment: datetime, instance: dg.DagsterInstance) -> Sche
         pytest.param(datetime(2025, 1, 7, 15, tzinfo=UTC), ["2025-01-01"], id="a-week-later"),
     ],
 )  # fmt: skip
-def test_nightly_runs_the_partition_of_sydneys_day(moment: datetime, expected: list[str]) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        found = evaluated(NIGHTLY, moment, instance)
+def test_nightly_runs_the_partition_of_sydneys_day(
+    instance: dg.DagsterInstance, moment: datetime, expected: list[str]
+) -> None:
+    found = evaluated(NIGHTLY, moment, instance)
 
     assert [each.partition_key for each in found.run_requests or ()] == expected
     assert [each.run_key for each in found.run_requests or ()] == expected
@@ -74,22 +96,21 @@ def test_a_new_partition_takes_the_one_before_along(
     assert keys_of_night(partitions_by(grain, 1990), day) == expected
 
 
-def test_nightly_leaves_out_a_partition_that_has_a_run() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.create_run_for_job(
-            build_defs(Settings.read({})).resolve_job_def(PUBLISH),
-            tags={PARTITION_NAME_TAG: "2024-01-01"},
-            status=dg.DagsterRunStatus.STARTED,
-        )
-        found = evaluated(NIGHTLY, datetime(2024, 6, 3, 16, tzinfo=UTC), instance)
+def test_nightly_leaves_out_a_partition_that_has_a_run(instance: dg.DagsterInstance) -> None:
+    instance.create_run_for_job(
+        build_defs(Settings.read({})).resolve_job_def(PUBLISH),
+        tags={PARTITION_NAME_TAG: "2024-01-01"},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+
+    found = evaluated(NIGHTLY, datetime(2024, 6, 3, 16, tzinfo=UTC), instance)
 
     assert not found.run_requests
     assert found.skip_message == "2024-01-01: a run waits or has not ended yet"
 
 
-def test_monthly_judges_by_the_values_that_its_runs_have() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        found = evaluated(MONTHLY, datetime(2024, 5, 31, 17, tzinfo=UTC), instance)
+def test_monthly_judges_by_the_values_that_its_runs_have(instance: dg.DagsterInstance) -> None:
+    found = evaluated(MONTHLY, datetime(2024, 5, 31, 17, tzinfo=UTC), instance)
 
     [request] = found.run_requests or ()
     assert request.run_config["resources"] == {"embedding": CONFIG["resources"]["embedding"]}
@@ -137,7 +158,7 @@ def test_a_bad_value_is_refused_when_the_definitions_are_loaded(
 
 @pytest.mark.postgres
 def test_backfill_stale_starts_one_backfill_of_what_is_missing_or_stale(
-    installation: Installation,
+    named_database: None, installation: Installation
 ) -> None:
     for year in (2011, 2012, 2013):
         installation.add(

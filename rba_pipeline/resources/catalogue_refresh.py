@@ -95,7 +95,7 @@ class CatalogueRefresh:
     _characters: int = 0
 
     def run(
-        self, wanted: list[Found], on_progress: Progress | None, budget_s: float | None
+        self, wanted: list[Found], on_progress: Progress | None, budget_s: float | None = None
     ) -> None:
         """Take over the files of ``wanted``, flush every part and remove what none refers to."""
         ends = None if budget_s is None else time.monotonic() + budget_s
@@ -110,10 +110,10 @@ class CatalogueRefresh:
                 on_progress(done, len(changed))
             if len(self._pending) >= DOCUMENTS_PER_PART or self._characters >= CHARACTERS_PER_PART:
                 self._flush()
+            self.left = len(changed) - done
             if ends is not None and time.monotonic() > ends:
-                self.left = len(changed) - done
                 break
-        else:
+        if not self.left:
             paths = {file.path for file in wanted}
             self.entries = {path: entry for path, entry in self.entries.items() if path in paths}
         self._flush()

@@ -145,6 +145,23 @@ def test_progress_counts_the_files_to_read(corpus: Corpus) -> None:
     assert seen == [(1, 2), (2, 2)]
 
 
+def test_what_time_does_not_reach_is_left_and_nothing_is_gone_before_it(corpus: Corpus) -> None:
+    renamed = corpus.put("a.txt", text_of("3 May 2020"))
+    corpus.put("kept.txt", text_of("5 May 2020"))
+    corpus.refresh()
+    renamed.rename(corpus.folder / "z.txt")
+    corpus.put("b.txt", text_of("4 May 2020"))
+
+    first = corpus.source().refresh(TODAY, budget_s=0)
+    between = corpus.paths()
+    second = corpus.source().refresh(TODAY, budget_s=0)
+
+    assert (first.left, first.parsed, first.removed) == (1, 1, 0)
+    assert between == ["a.txt", "b.txt", "kept.txt"]
+    assert (second.left, second.parsed, second.removed) == (0, 1, 1)
+    assert corpus.paths() == ["z.txt", "b.txt", "kept.txt"]
+
+
 def test_a_kill_loses_only_what_was_not_flushed(corpus: Corpus) -> None:
     for number in range(300):
         corpus.put(f"{number:03}.txt", text_of("3 May 2020"))

@@ -15,6 +15,7 @@ from rba_pipeline.partitions import key_of, partitions_by, today
 from rba_pipeline.resources.document_source import DocumentSource, Refreshed
 from rba_pipeline.resources.run_history import ONE_PROCESS_TAG
 from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline.run_outcomes import failure_of, metadata_of
 
 # Dagster's own log of a run is in its UI; here only the result is shown.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -87,26 +88,7 @@ def _result(
         run_id=result.run_id,
         started=stats.start_time or 0.0,
         ended=stats.end_time or 0.0,
-        metadata={
-            event.asset_key.to_user_string(): _plain(event.materialization.metadata)
-            for event in result.all_events
-            if event.is_step_materialization and event.asset_key
-        },
+        metadata=metadata_of(instance, result.dagster_run),
         embedding_open_s=(opened.end_time or 0.0) - (opened.start_time or 0.0) if opened else 0.0,
-        failure=None if result.success else _failure(result),
+        failure=None if result.success else failure_of(instance, result.dagster_run),
     )
-
-
-def _plain(metadata: Any) -> dict[str, Any]:
-    return {name: value.value for name, value in metadata.items()}
-
-
-def _failure(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.get_step_failure_events():
-        data = event.step_failure_data
-        if data.user_failure_data and data.user_failure_data.description:
-            return f"{event.step_key}: {data.user_failure_data.description}"
-        if data.error:
-            cause = data.error.cause or data.error
-            return f"{event.step_key}: {cause.message}"
-    return "the run failed before its first step; see the run in Dagster's UI"

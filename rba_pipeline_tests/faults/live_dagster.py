@@ -22,6 +22,7 @@ from rba_pipeline.materialise import PartitionResult
 from rba_pipeline.processes import Component
 from rba_pipeline.resources.ports import LOOPBACK, free_port
 from rba_pipeline.resources.postgres import EmbeddedPostgres
+from rba_pipeline.run_outcomes import failure_of, metadata_of
 from rba_pipeline_tests.installation import ROOT, RUN_S, Installation
 
 # All steps in the run's own process: a run then takes seconds.
@@ -163,36 +164,14 @@ class LiveDagster:
 def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResult:
     """Return what Dagster keeps of a run that has ended, whoever ran it."""
     stats = instance.get_run_stats(run.run_id)
-    metadata = {}
-    failure = None
-    kinds = {
-        DagsterEventType.ASSET_MATERIALIZATION,
-        DagsterEventType.STEP_FAILURE,
-        DagsterEventType.RUN_FAILURE,
-    }
-    for entry in instance.all_logs(run.run_id, of_type=kinds):
-        event = entry.dagster_event
-        assert event is not None
-        if event.is_step_failure:
-            data = event.step_failure_data
-            told = data.user_failure_data and data.user_failure_data.description
-            failure = f"{event.step_key}: {told or data.error}"
-        elif event.event_type is DagsterEventType.RUN_FAILURE:
-            failure = failure or f"{event.message} {event.job_failure_data.error}"
-        elif event.asset_key:
-            found = event.step_materialization_data.materialization.metadata
-            name = event.asset_key.to_user_string()
-            metadata[name] = {each: value.value for each, value in found.items()}
-    if run.status is not DagsterRunStatus.SUCCESS:
-        failure = failure or run.status.value
     return PartitionResult(
         key=run.tags[_PARTITION_TAG],
         run_id=run.run_id,
         started=stats.start_time or 0.0,
         ended=stats.end_time or 0.0,
-        metadata=metadata,
+        metadata=metadata_of(instance, run),
         embedding_open_s=0.0,
-        failure=failure,
+        failure=None if run.is_success else failure_of(instance, run),
     )
 
 

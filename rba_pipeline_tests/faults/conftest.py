@@ -2,15 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 
+import dagster as dg
 import pytest
 
+from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.faults.invariants import PHRASE
+from rba_pipeline_tests.faults.live_dagster import LiveDagster, empty, make_project
 from rba_pipeline_tests.installation import Installation
+from rba_pipeline_tests.oracle_service import KEY, OracleService
 from rba_pipeline_tests.resources.publishing import store_of
 
 PARTITION = "2011-01-01"
 BATCH, PARALLEL = 8, 2
+# Of the projects over which Dagster's processes run.
+FIRST_YEAR = 1960
+LIVE_BATCH, LIVE_PARALLEL = 4, 2
 
 
 def add_documents(
@@ -58,3 +65,89 @@ def store(database_url: str) -> Iterator[VectorStore]:
     with store_of(database_url).open() as opened:
         opened.migrate()
         yield opened
+
+
+@pytest.fixture(scope="module")
+def live_service() -> Iterator[OracleService]:
+    """Run an oracle for all tests of a module."""
+    with OracleService() as oracle:
+        yield oracle
+
+
+@pytest.fixture(scope="module")
+def live_settings() -> dict[str, str]:
+    """Have the variables of the live project that a module may want otherwise."""
+    return {
+        "EMBEDDING_BATCH_SIZE": str(LIVE_BATCH),
+        "EMBEDDING_PARALLEL_BATCHES": str(LIVE_PARALLEL),
+        "EMBEDDING_ADAPTIVE": "false",
+        "EMBEDDING_API_TIMEOUT": "60",
+    }
+
+
+@pytest.fixture(scope="module")
+def live_place(
+    postgres: EmbeddedPostgres,
+    live_service: OracleService,
+    live_settings: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Installation]:
+    """Have a project folder with our dagster.yaml, and its environment in force."""
+    made = make_project(tmp_path_factory.mktemp("live"), postgres)
+    made.environment |= {
+        "RBA_FIRST_YEAR": str(FIRST_YEAR),
+        "RBA_CHUNK_TOKENS": "96",
+        "RBA_CHUNK_OVERLAP": "0",
+        "EMBEDDING_API_URL": live_service.url,
+        "EMBEDDING_API_KEY": KEY,
+        "RBA_PROJECT": str(made.folder),
+        **live_settings,
+    }
+    # Not 127.0.0.1: commands would take that for a server of this project's own.
+    for name in ("DAGSTER_POSTGRES_URL", "RBA_DATABASE_URL", "EMBEDDING_API_URL"):
+        made.environment[name] = made.environment[name].replace("127.0.0.1", "localhost")
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in made.environment.items():
+            environment.setenv(name, value)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def live(live_place: Installation) -> Iterator[LiveDagster]:
+    """Run code server, daemon and web interface for all tests of a module."""
+    with dg.DagsterInstance.get() as instance:
+        dagster = LiveDagster(live_place.folder, instance)
+        try:
+            dagster.start()
+            yield dagster
+        finally:
+            dagster.stop()
+
+
+@pytest.fixture
+def live_oracle(live_service: OracleService) -> Iterator[OracleService]:
+    """Have the oracle as new, and let nothing wait for it afterwards."""
+    live_service.script = lambda number, texts: None
+    live_service.sent.clear()
+    live_service.peak_in_flight = 0
+    yield live_service
+    live_service.script = lambda number, texts: None
+
+
+@pytest.fixture
+def live_project(live_place: Installation) -> Installation:
+    """Have an empty corpus and store, and a database with our schema and nothing else."""
+    empty(live_place)
+    return live_place
+
+
+def fill(project: Installation, partitions: int) -> list[str]:
+    """Add one document of a dozen chunks to so many partitions, and return their keys."""
+    years = range(FIRST_YEAR, FIRST_YEAR + partitions)
+    for year in years:
+        add_documents(project, paragraphs=12, names=[f"{year}"], year=year)
+    return [f"{year}-01-01" for year in years]
+
+
+def deadline_s(partitions: int) -> float:
+    return 60 + 10 * partitions

@@ -2,30 +2,20 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
 from typing import Any
 
-import dagster as dg
 import psutil
 import pytest
 from dagster import DagsterRunStatus
 
-from rba_pipeline.resources.postgres import EmbeddedPostgres
-from rba_pipeline_tests.faults.conftest import add_documents
+from rba_pipeline_tests.faults.conftest import LIVE_BATCH, LIVE_PARALLEL, deadline_s, fill
 from rba_pipeline_tests.faults.invariants import check_invariants
-from rba_pipeline_tests.faults.live_dagster import (
-    IN_ONE_PROCESS,
-    LiveDagster,
-    empty,
-    make_project,
-)
+from rba_pipeline_tests.faults.live_dagster import IN_ONE_PROCESS, LiveDagster
 from rba_pipeline_tests.installation import RUN_S, Installation, failures, total
-from rba_pipeline_tests.oracle_service import KEY, OracleService, Reply
+from rba_pipeline_tests.oracle_service import OracleService, Reply
 
 pytestmark = [pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(300)]
 
-FIRST_YEAR = 1960
-BATCH, PARALLEL = 4, 2
 # As dagster.yaml has it.
 POOL_LIMIT = 2
 
@@ -35,75 +25,14 @@ SIZES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[OracleService]:
-    """Run an oracle for all tests of this module."""
-    with OracleService() as oracle:
-        yield oracle
-
-
-@pytest.fixture(scope="module")
-def place(
-    postgres: EmbeddedPostgres, service: OracleService, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Installation]:
-    """Have a project folder with our dagster.yaml, and its environment in force."""
-    made = make_project(tmp_path_factory.mktemp("live"), postgres)
-    made.environment |= {
-        "RBA_FIRST_YEAR": str(FIRST_YEAR),
-        "RBA_CHUNK_TOKENS": "96",
-        "RBA_CHUNK_OVERLAP": "0",
-        "EMBEDDING_API_URL": service.url,
-        "EMBEDDING_API_KEY": KEY,
-        "EMBEDDING_BATCH_SIZE": str(BATCH),
-        "EMBEDDING_PARALLEL_BATCHES": str(PARALLEL),
-        "EMBEDDING_ADAPTIVE": "false",
-        "EMBEDDING_API_TIMEOUT": "60",
-    }
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in made.environment.items():
-            environment.setenv(name, value)
-        yield made
-
-
-@pytest.fixture(scope="module")
-def live(place: Installation) -> Iterator[LiveDagster]:
-    """Run code server, daemon and web interface for all tests of this module."""
-    with dg.DagsterInstance.get() as instance:
-        dagster = LiveDagster(place.folder, instance)
-        try:
-            dagster.start()
-            yield dagster
-        finally:
-            dagster.stop()
+@pytest.fixture
+def oracle(live_oracle: OracleService) -> OracleService:
+    return live_oracle
 
 
 @pytest.fixture
-def oracle(service: OracleService) -> Iterator[OracleService]:
-    """Have the oracle as new, and let nothing wait for it afterwards."""
-    service.script = lambda number, texts: None
-    service.sent.clear()
-    service.peak_in_flight = 0
-    yield service
-    service.script = lambda number, texts: None
-
-
-@pytest.fixture
-def project(place: Installation) -> Installation:
-    """Have an empty corpus and store, and a database with our schema and nothing else."""
-    empty(place)
-    return place
-
-
-def fill(project: Installation, partitions: int) -> list[str]:
-    """Add one document of a dozen chunks to so many partitions, and return their keys."""
-    years = range(FIRST_YEAR, FIRST_YEAR + partitions)
-    for year in years:
-        add_documents(project, paragraphs=12, names=[f"{year}"], year=year)
-    return [f"{year}-01-01" for year in years]
-
-
-def deadline_s(partitions: int) -> float:
-    return 60 + 10 * partitions
+def project(live_project: Installation) -> Installation:
+    return live_project
 
 
 @pytest.mark.case("O4")
@@ -163,7 +92,7 @@ def test_o5_errors_that_pass_leave_every_partition_green(
     assert failures(results) == []
     assert total(results, "embeddings", "quarantined") == 0
     assert len(struck) >= partitions // 4
-    check_invariants(project, oracle, results, resent=BATCH * len(struck))
+    check_invariants(project, oracle, results, resent=LIVE_BATCH * len(struck))
 
 
 @pytest.mark.case("O5")
@@ -186,7 +115,7 @@ def test_o5_poisoned_texts_are_quarantined_and_every_partition_is_green(
     counts = {result.key: result.metadata["embeddings"]["quarantined"] for result in results}
     assert counts == {key: int(key in poisoned) for key in keys}
     # Three halvings of a batch of four, and each text alone once more.
-    check_invariants(project, oracle, results, resent=5 * BATCH * len(poison))
+    check_invariants(project, oracle, results, resent=5 * LIVE_BATCH * len(poison))
 
 
 @pytest.mark.case("O5")
@@ -222,7 +151,7 @@ def test_o5_broken_partitions_are_red_with_their_cause_and_no_other_is(
     assert failures(again) == []
     mended = {result.key: result for result in [*results, *again]}
     check_invariants(
-        project, oracle, list(mended.values()), resent=2 * BATCH * PARALLEL * len(misread)
+        project, oracle, list(mended.values()), resent=2 * LIVE_BATCH * LIVE_PARALLEL * len(misread)
     )
 
 
@@ -230,7 +159,7 @@ def test_o5_broken_partitions_are_red_with_their_cause_and_no_other_is(
 def test_o8_no_more_requests_are_open_than_the_pool_and_the_runs_allow(
     live: LiveDagster, project: Installation, oracle: OracleService
 ) -> None:
-    most = PARALLEL * POOL_LIMIT
+    most = LIVE_PARALLEL * POOL_LIMIT
     released = threading.Event()
 
     def hold(number: int, texts: list[str]) -> None:
@@ -287,7 +216,7 @@ def test_o7_a_killed_run_gives_its_place_in_the_pool_to_the_next_one(
     assert live.status(killed) is DagsterRunStatus.FAILURE
     results = project.run(first, second)
     assert failures(results) == []
-    check_invariants(project, oracle, results, resent=2 * BATCH * PARALLEL)
+    check_invariants(project, oracle, results, resent=2 * LIVE_BATCH * LIVE_PARALLEL)
 
 
 @pytest.mark.case("O9")
@@ -331,6 +260,6 @@ def test_o9_a_cancelled_run_ends_within_ten_seconds_and_stays_cancelled(
     assert status is DagsterRunStatus.CANCELED
     results = project.run(key)
     assert failures(results) == []
-    assert sent <= 1 + PARALLEL
+    assert sent <= 1 + LIVE_PARALLEL
     assert live.status(run) is DagsterRunStatus.CANCELED
-    check_invariants(project, oracle, results, resent=2 * BATCH * PARALLEL)
+    check_invariants(project, oracle, results, resent=2 * LIVE_BATCH * LIVE_PARALLEL)

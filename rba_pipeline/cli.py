@@ -14,9 +14,10 @@ import click
 from rba_pipeline import results, second_chances, stack
 from rba_pipeline import search as searching
 from rba_pipeline import tune as tuning
+from rba_pipeline.backfill_commands import backfill
+from rba_pipeline.command_options import named_keys, partitions_options, say_progress
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.errors import RbaError
-from rba_pipeline.core.ranges import keys_in
 from rba_pipeline.core.standings import State
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.demo import run_demo
@@ -24,7 +25,6 @@ from rba_pipeline.doctor.examination import examine
 from rba_pipeline.doctor.findings import Level
 from rba_pipeline.dry_run import plan_partitions
 from rba_pipeline.neighbours import Neighbours, neighbours
-from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.tuned_file import write_tuned
 from rba_pipeline.resources.vector_search import Filters
 
@@ -48,6 +48,9 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """RBA publications become searchable vectors: documents → chunks → embeddings → vectors."""
+
+
+main.add_command(backfill)
 
 
 @main.command()
@@ -142,10 +145,7 @@ def evaluate(file: Path, corpus: str | None, series: str | None) -> None:
 
 
 @main.command()
-@click.option(
-    "--partitions", "range_text", metavar="KEY[...KEY]", help="Only these, both ends included."
-)
-@click.option("--all", "everything", is_flag=True, help="All partitions; the default.")
+@partitions_options
 @click.option(
     "--only",
     type=click.Choice(["missing", "stale", "all"]),
@@ -183,30 +183,15 @@ def plan(
         raise click.UsageError("name the partitions, or say --all")
     stack.load_environment()
     # Before anything is started for it.
-    keys = _keys(range_text, Settings.read(os.environ))
+    keys = named_keys(range_text, Settings.read(os.environ))
     states = tuple(State) if only == "all" else (State(only),)
     with _opened(corpus, serving=True) as found:
         settings = Settings.read(os.environ)
-        made = plan_partitions(settings, found, keys, _say_progress, states=states)
+        made = plan_partitions(settings, found, keys, say_progress, states=states)
     if as_json:
         click.echo(json.dumps(plan_tables.as_json(made), indent=2))
     else:
         click.echo(plan_tables.as_text(made))
-
-
-def _keys(range_text: str | None, settings: Settings) -> list[str] | None:
-    """Return the partitions that a range names; ``None`` for all, if there is no range."""
-    if range_text is None:
-        return None
-    partitions = partitions_by(settings.grain, settings.first_year)
-    return keys_in(range_text, partitions.get_partition_keys())
-
-
-def _say_progress(what: str, done: int, total: int) -> None:
-    """Say on a terminal how far the work is."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        click.echo(f"\r{done:,} of {total:,} {what}{end}", nl=False, err=True)
 
 
 @main.group(invoke_without_command=True)

@@ -30,15 +30,25 @@ def plan_partitions(
         way: How the runs would be launched.
     """
     with dg.DagsterInstance.get() as instance:
-        planner = Planner(
-            partitions=partitions_by(settings.grain, settings.first_year),
-            source=neighbours.source,
-            records=neighbours.records,
-            chunking=neighbours.chunking,
-            embedding=neighbours.embedding,
-            embedding_store=neighbours.embedding_store,
-            vector_store=neighbours.vector_store,
-            instance=instance,
-            way=way,
-        )
+        planner = planner_of(settings, neighbours, instance, way)
         return planner.plan(keys, states, on_progress or (lambda what, done, total: None))
+
+
+def planner_of(
+    settings: Settings,
+    neighbours: Neighbours,
+    instance: dg.DagsterInstance,
+    way: Way = Way.PROCESSES,
+) -> Planner:
+    """Return what makes plans out of these neighbours, for runs that are launched this way."""
+    return Planner(
+        partitions=partitions_by(settings.grain, settings.first_year),
+        source=neighbours.source,
+        records=neighbours.records,
+        chunking=neighbours.chunking,
+        embedding=neighbours.embedding,
+        embedding_store=neighbours.embedding_store,
+        vector_store=neighbours.vector_store,
+        instance=instance,
+        way=way,
+    )

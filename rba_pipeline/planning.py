@@ -96,6 +96,20 @@ class Planner:
         self._keep(plan)
         return plan
 
+    def standings(
+        self, keys: Collection[str] | None = None, on_progress: Progress = _unseen
+    ) -> list[Standing]:
+        """Return how these partitions stand, or all that hold a document in source or database.
+
+        The catalogue is refreshed for it.
+
+        Raises:
+            EmbeddingError, SourceUnavailable, DatabaseError: As ``plan``.
+        """
+        info = self.embedding.handshake()
+        catalogue, _ = self._refreshed(on_progress)
+        return self._standings(catalogue, self._counting(catalogue, info), keys)
+
     def _refreshed(self, on_progress: Progress) -> tuple[Catalogue, int]:
         day = today()
         with self.vector_store.catalogue_lock():

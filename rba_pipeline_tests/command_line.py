@@ -14,6 +14,7 @@ from rba_pipeline_tests.oracle_service import KEY
 from rba_pipeline_tests.resources.sample_records import CORPUS
 
 COMMAND_S = 60
+_COMMAND = "from rba_pipeline.cli import main; main()"
 # The command puts these into the environment of its process, from the file .env that it makes.
 _FROM_FILE = (
     "DAGSTER_DISABLE_TELEMETRY", "DAGSTER_HOME", "HF_HUB_OFFLINE", "RBA_SOURCE", "RBA_STORE",
@@ -50,10 +51,23 @@ def called(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments), prog_name="rba-pipeline")
 
 
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Start the command as ``run`` does, and do not wait; both outputs come from its pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", _COMMAND, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command in a process of its own, in ``folder``, as a shell would."""
     return subprocess.run(
-        [sys.executable, "-c", "from rba_pipeline.cli import main; main()", *arguments],
+        [sys.executable, "-c", _COMMAND, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,

@@ -9,7 +9,8 @@ from rba_pipeline.cli import main
 from rba_pipeline_tests.command_line import called, point_at
 
 COMMANDS = [
-    [], ["demo"], ["up"], ["migrate"], ["search"], ["evaluate"], ["plan"], ["quarantine"],
+    [], ["backfill"], ["backfill", "follow"], ["backfill", "cancel"],
+    ["demo"], ["up"], ["migrate"], ["search"], ["evaluate"], ["plan"], ["quarantine"],
     ["spaces"], ["spaces", "list"], ["spaces", "activate"], ["spaces", "prune"],
     ["spaces", "index"], ["tune"], ["doctor"],
 ]  # fmt: skip

@@ -1,0 +1,135 @@
+"""Which partitions a backfill is to run, and with which values: decided before it is launched."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterInvalidConfigError, RunsFilter
+from dagster._core.storage.tags import PARTITION_NAME_TAG
+
+from rba_pipeline.backfills import LAUNCHED_BY, start_backfill, under_way
+from rba_pipeline.core.backfill_progress import duration
+from rba_pipeline.core.errors import BadSetting, RbaError
+from rba_pipeline.core.standings import Standing, State
+from rba_pipeline.definitions import Settings, build_defs
+from rba_pipeline.following import SILENT_S, START_A_DAEMON, silence_s
+from rba_pipeline.jobs import PUBLISH
+
+ALL, FAILED = "all", "failed"
+ONLY = (State.MISSING.value, State.STALE.value, FAILED, ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a backfill runs of the partitions that were asked about.
+
+    Attributes:
+        keys: In order.
+        reasons: By partition, for people.
+        busy: Asked for, but left out: something is about to run them, or does.
+        missing: Not asked for, and without anything searchable: for who asks for stale ones only.
+    """
+
+    keys: list[str]
+    reasons: Mapping[str, str]
+    busy: list[str]
+    missing: list[str]
+
+
+def embedding_config(**values: object) -> dict[str, Any]:
+    """Return the run config that sets those fields of ``embedding`` that are not ``None``."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return {"resources": {"embedding": {"config": given}}} if given else {}
+
+
+def check_run_config(settings: Settings, run_config: Mapping[str, Any]) -> None:
+    """Refuse what Dagster would refuse at launch, with the same message.
+
+    Raises:
+        BadSetting: A value is out of range, of another type, or nothing that Dagster knows.
+    """
+    job = build_defs(settings).resolve_job_def(PUBLISH)
+    try:
+        dg.validate_run_config(job, dict(run_config))
+    except DagsterInvalidConfigError as error:
+        told = "; ".join(each.message for each in error.errors) or str(error)
+        raise BadSetting(told) from None
+
+
+def require_daemon(instance: dg.DagsterInstance) -> None:
+    """Refuse to launch what nobody would execute.
+
+    Raises:
+        RbaError: The daemon has never run, or has said nothing for too long.
+    """
+    silent_s = silence_s(instance, time.time())
+    if silent_s is None:
+        raise RbaError(f"no Dagster daemon has run here, and it makes the runs: {START_A_DAEMON}")
+    if silent_s > SILENT_S:
+        raise RbaError(
+            f"no Dagster daemon runs (the last was heard of {duration(silent_s)} ago), and it "
+            f"makes the runs: {START_A_DAEMON}"
+        )
+
+
+def choose(
+    instance: dg.DagsterInstance, standings: Sequence[Standing], only: Collection[str]
+) -> Choice:
+    """Return which of the partitions a backfill should run.
+
+    Args:
+        standings: Of the partitions asked about.
+        only: Of ``ONLY``; a partition to which one of them applies is taken.
+    """
+    keys = [each.key for each in standings]
+    failed = failed_keys(instance, keys) if FAILED in only else set()
+    busy = under_way(instance)
+    reasons = {
+        each.key: _why(each, is_failed=each.key in failed)
+        for each in standings
+        if ALL in only or each.state.value in only or each.key in failed
+    }
+    return Choice(
+        keys=[key for key in reasons if key not in busy],
+        reasons=reasons,
+        busy=[key for key in reasons if key in busy],
+        missing=[
+            each.key
+            for each in standings
+            if each.state is State.MISSING and each.key not in reasons
+        ],
+    )
+
+
+def failed_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> set[str]:
+    """Return those of the partitions whose last run, of whatever job, failed or was cancelled."""
+    last: dict[str, dg.DagsterRun] = {}
+    for run in instance.get_runs(RunsFilter(tags={PARTITION_NAME_TAG: keys})) if keys else ():
+        # Newest first.
+        last.setdefault(run.tags[PARTITION_NAME_TAG], run)
+    return {key for key, run in last.items() if run.is_failure_or_canceled}
+
+
+def launch(instance: dg.DagsterInstance, keys: Sequence[str], run_config: Mapping[str, Any]) -> str:
+    """Ask the daemon for a run of each partition, and return the backfill's id."""
+    span = keys[0] if len(keys) == 1 else f"{keys[0]}...{keys[-1]}"
+    given = run_config.get("resources", {}).get("embedding", {}).get("config", {})
+    values = "".join(f", {name}={value}" for name, value in given.items())
+    return start_backfill(
+        instance,
+        keys,
+        run_config,
+        {LAUNCHED_BY: "rba-pipeline backfill"},
+        f"rba-pipeline backfill: {len(keys)} partitions of {span}{values}"[:100],
+    )
+
+
+def _why(standing: Standing, *, is_failed: bool) -> str:
+    parts = [standing.state.value]
+    if standing.state is State.STALE:
+        parts.append(f"({', '.join(standing.reasons)})")
+    if is_failed:
+        parts.append("the last run failed")
+    return " ".join(parts)

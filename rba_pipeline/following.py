@@ -1,0 +1,167 @@
+"""A backfill is followed: what its daemon and its runs have done since the last look."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import dagster as dg
+from dagster import DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.execution.backfill import (
+    BULK_ACTION_TERMINAL_STATUSES,
+    BulkActionStatus,
+    PartitionBackfill,
+)
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG
+
+from rba_pipeline.core.backfill_progress import Progress, Stage, duration
+from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.run_outcomes import failure_of, metadata_of
+
+# Daemons say every 30 s that they live.
+SILENT_S = 75
+START_A_DAEMON = "start one: make up, or dagster-daemon run"
+_NEEDED = ("BACKFILL", "QUEUED_RUN_COORDINATOR")
+_STAGES = {
+    DagsterRunStatus.SUCCESS: Stage.DONE,
+    DagsterRunStatus.FAILURE: Stage.FAILED,
+    DagsterRunStatus.CANCELED: Stage.CANCELLED,
+    DagsterRunStatus.STARTING: Stage.RUNNING,
+    DagsterRunStatus.STARTED: Stage.RUNNING,
+    DagsterRunStatus.CANCELING: Stage.RUNNING,
+}
+
+
+def silence_s(instance: dg.DagsterInstance, now_s: float) -> float | None:
+    """Return for how many seconds the daemons that a backfill needs have said nothing.
+
+    ``None``: one of them has never run.
+
+    Args:
+        now_s: Unix time.
+    """
+    heard = instance.get_daemon_heartbeats()
+    if not all(name in heard for name in _NEEDED):
+        return None
+    return now_s - min(heard[name].timestamp for name in _NEEDED)
+
+
+def backfill_named(instance: dg.DagsterInstance, name: str) -> PartitionBackfill:
+    """Return the backfill with this id.
+
+    Raises:
+        BadSetting: There is none; the message has the newest ones.
+    """
+    found = instance.get_backfill(name)
+    if found is None:
+        newest = ", ".join(each.backfill_id for each in instance.get_backfills(limit=5))
+        raise BadSetting(
+            f"no backfill is called {name!r}; the newest are: {newest or 'there is none yet'}"
+        )
+    return found
+
+
+@dataclass(slots=True)
+class Follower:
+    """Looks at one backfill of the whole job, again and again.
+
+    Attributes:
+        progress: As of the last look.
+        has_ended: Whether nothing more will happen to it.
+    """
+
+    instance: dg.DagsterInstance
+    backfill_id: str
+    progress: Progress = field(init=False)
+    has_ended: bool = False
+    _told: dict[str, Stage] = field(default_factory=dict)
+    _ended: dict[str, DagsterRun] = field(default_factory=dict)
+    _texts: int = 0
+    _is_silent: bool = False
+
+    def look(self, now_s: float) -> Iterator[str]:
+        """Yield what whoever waits should know since the last look, a line each.
+
+        Args:
+            now_s: Unix time.
+        """
+        backfill = backfill_named(self.instance, self.backfill_id)
+        runs = self._runs()
+        stages = {key: self._stage(runs.get(key)) for key in backfill.partition_names or ()}
+        for key, stage in stages.items():
+            if stage.has_ended and self._told.get(key) is not stage:
+                yield from self._ended_as(key, stage, runs[key])
+        self._told = stages
+        self.progress = Progress(stages, self._texts, now_s - backfill.backfill_timestamp)
+        if backfill.status in BULK_ACTION_TERMINAL_STATUSES:
+            self.has_ended = not any(stage is Stage.RUNNING for stage in stages.values())
+            if self.has_ended and backfill.status is BulkActionStatus.FAILED:
+                yield f"the backfill failed: {_cause(backfill)}"
+        else:
+            yield from self._of_daemons(now_s)
+
+    def _runs(self) -> dict[str, DagsterRun]:
+        """Return the last run of each partition: a run that was killed may have a second one."""
+        made = self.instance.get_runs(RunsFilter.for_backfill(self.backfill_id))
+        # Newest first: an older run does not replace a newer one.
+        found = {run.tags[PARTITION_NAME_TAG]: run for run in reversed(made)}
+        for key, run in found.items():
+            # One that was launched when the backfill had ended does not carry its name.
+            while (again := run.tags.get(AUTO_RETRY_RUN_ID_TAG)) is not None:
+                retried = self.instance.get_run_by_id(again)
+                if retried is None:
+                    break
+                run = retried
+            found[key] = run
+        return found
+
+    def _stage(self, run: DagsterRun | None) -> Stage:
+        if run is None:
+            return Stage.LEFT
+        if run.is_complete_and_waiting_to_retry:
+            return Stage.RUNNING
+        return _STAGES.get(run.status, Stage.LEFT)
+
+    def _ended_as(self, key: str, stage: Stage, run: DagsterRun) -> Iterator[str]:
+        if stage is Stage.DONE:
+            made = metadata_of(self.instance, run)
+            self._texts += int(made.get("embeddings", {}).get("embedded", 0))
+        elif stage is Stage.FAILED:
+            yield f"{key} failed: {failure_of(self.instance, run)}"
+
+    def _of_daemons(self, now_s: float) -> Iterator[str]:
+        silent_s = silence_s(self.instance, now_s)
+        is_silent = silent_s is None or silent_s > SILENT_S
+        if is_silent and not self._is_silent:
+            since = "" if silent_s is None else f" for {duration(silent_s)}"
+            yield f"no daemon was heard of{since}: nothing new begins until you {START_A_DAEMON}"
+        elif self._is_silent and not is_silent:
+            yield "the daemon is back"
+        self._is_silent = is_silent
+
+
+def follow(follower: Follower, say: Callable[[str], None], show: Callable[[Progress], None]) -> int:
+    """Follow until the backfill has ended; return 0 if every partition is green, else 1.
+
+    Args:
+        say: Told each line that stays.
+        show: Told how far it is, after each look.
+    """
+    while True:
+        for line in follower.look(time.time()):
+            say(line)
+        show(follower.progress)
+        if follower.has_ended:
+            return 0 if set(follower.progress.stages.values()) <= {Stage.DONE} else 1
+        # Dagster tells of its state only if asked, and its daemon acts every few seconds.
+        time.sleep(1.5)
+
+
+def _cause(backfill: PartitionBackfill) -> str:
+    """Return the message of the innermost error."""
+    error = backfill.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    if error is None:
+        return "see its page in Dagster's UI"
+    # ``package.module.Class: message``, of which the message is for people.
+    return error.message.strip().partition(": ")[2] or error.message.strip()

@@ -1,0 +1,362 @@
+"""What ``rba-pipeline backfill`` refuses, chooses and shows, where no daemon executes anything."""
+
+import sys
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster import DagsterRunStatus
+from dagster._core.execution.backfill import BulkActionStatus
+from dagster._daemon.types import DaemonHeartbeat
+from dagster._utils.error import serializable_error_info_from_exc_info
+
+from rba_pipeline.backfills import start_backfill
+from rba_pipeline.following import SILENT_S, Follower, follow
+from rba_pipeline_tests.command_line import called
+from rba_pipeline_tests.installation import Installation, failures
+from rba_pipeline_tests.oracle_service import OracleService, Reply
+
+pytestmark = pytest.mark.postgres
+
+KEYS = ["2011-01-01", "2012-01-01", "2013-01-01"]
+NOW_S = 1_000_000.0
+
+
+@pytest.fixture
+def project(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
+    """Have one document in each of three partitions, within reach of the command."""
+    for key in KEYS:
+        installation.add(
+            f"{key}.html", title=key, day=f"5 May {key[:4]}", paragraphs=[f"Rain fell in {key}."]
+        )
+    with installation.neighbours() as found:
+        found.vector_store.migrate()
+    for name in ("RBA_DATABASE_URL", "EMBEDDING_API_URL"):
+        address = installation.environment[name].replace("127.0.0.1", "localhost")
+        monkeypatch.setenv(name, address)
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://nobody@localhost:9/none")
+    monkeypatch.setenv("RBA_PROJECT", str(installation.folder))
+    return installation
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.get() as opened:
+        yield opened
+
+
+def a_daemon_lives(instance: dg.DagsterInstance, at_s: float) -> None:
+    for kind in ("BACKFILL", "QUEUED_RUN_COORDINATOR"):
+        instance.add_daemon_heartbeat(DaemonHeartbeat(at_s, kind, None, None))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            ["--batch-size", "0"],
+            "Invalid embedding settings: batch_size=0: allowed is a whole number from 1 to 2048",
+            id="zero",
+        ),
+        pytest.param(["--parallel-batches", "-1"], "parallel_batches=-1: allowed", id="negative"),
+        pytest.param(["--batch-size", "1000000000"], "batch_size=1000000000: allowed", id="huge"),
+        pytest.param(
+            ["--batch-size", "many"],
+            'Value "many" of type "<class \'str\'>" is not valid for expected type "Int"',
+            id="wrong-type",
+        ),
+        pytest.param(["--preset", "big"], "not in enum type Preset got big", id="no-such-preset"),
+        pytest.param(["--partitions", "1066-01-01"], "is no partition; allowed are", id="no-key"),
+        pytest.param(
+            ["--partitions", "2013-01-01...2011-01-01"], "it runs backwards", id="backwards"
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_before_anything_is_asked(
+    project: Installation,
+    instance: dg.DagsterInstance,
+    oracle: OracleService,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("RBA_DATABASE_URL", "postgresql://u@localhost:9/x")
+    where = [] if "--partitions" in arguments else ["--all"]
+
+    asked = called("backfill", *where, *arguments)
+
+    assert asked.exit_code == 1
+    assert message in asked.output
+    assert len(asked.output.splitlines()) == 1
+    assert instance.get_backfills() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param([], "say --all", id="nothing-named"),
+        pytest.param(["--all", "--partitions", "2011-01-01"], "say --all", id="both"),
+        pytest.param(["--all", "--only", "some"], "'missing', 'stale', 'failed', 'all'", id="only"),
+    ],
+)
+def test_a_command_that_cannot_be_meant_is_refused(
+    project: Installation, arguments: list[str], message: str
+) -> None:
+    asked = called("backfill", *arguments)
+
+    assert asked.exit_code == 2
+    assert message in asked.output
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "message"),
+    [
+        pytest.param(None, "no Dagster daemon has run here", id="never"),
+        pytest.param(600, "the last was heard of 10 min ago", id="not-any-more"),
+    ],
+)
+def test_without_a_daemon_nothing_is_launched(
+    project: Installation, instance: dg.DagsterInstance, ago_s: float | None, message: str
+) -> None:
+    if ago_s is not None:
+        a_daemon_lives(instance, time.time() - ago_s)
+
+    asked = called("backfill", "--all")
+
+    assert asked.exit_code == 1
+    assert message in asked.output
+    assert "start one: make up, or dagster-daemon run" in asked.output
+    assert instance.get_backfills() == []
+
+
+def test_without_the_service_nothing_is_launched(
+    project: Installation, instance: dg.DagsterInstance, oracle: OracleService
+) -> None:
+    a_daemon_lives(instance, time.time())
+    oracle.crash()
+
+    asked = called("backfill", "--all")
+
+    assert asked.exit_code == 1
+    assert asked.output.startswith("ServiceUnavailable: ")
+    assert instance.get_backfills() == []
+
+
+def test_a_backfill_is_asked_for_with_its_values_and_no_partition_twice(
+    project: Installation, instance: dg.DagsterInstance
+) -> None:
+    a_daemon_lives(instance, time.time())
+    first = called(
+        "backfill", "--partitions", "2011-01-01...2012-01-01", "--preset", "cpu-prod",
+        "--batch-size", "6", "--detach",
+    )  # fmt: skip
+    again = called("backfill", "--all", "--detach")
+    never = called("backfill", "--all", "--detach")
+
+    [second, asked] = instance.get_backfills()
+    assert [each.exit_code for each in (first, again, never)] == [0, 0, 0], first.output
+    assert asked.partition_names == KEYS[:2]
+    assert asked.run_config == {
+        "resources": {"embedding": {"config": {"preset": "cpu-prod", "batch_size": 6}}}
+    }
+    assert asked.tags["rba/launched_by"] == "rba-pipeline backfill"
+    assert asked.title == (
+        "rba-pipeline backfill: 2 partitions of 2011-01-01...2012-01-01, preset=cpu-prod, "
+        "batch_size=6"
+    )
+    assert first.output == f"backfill {asked.backfill_id} of 2 partitions\n"
+    assert (second.partition_names, second.run_config) == (KEYS[2:], {})
+    assert "a run of them is under way: 2011-01-01, 2012-01-01\n" in again.output
+    assert "nothing to do" in never.output
+
+
+def test_only_takes_the_partitions_that_stand_so(
+    project: Installation, instance: dg.DagsterInstance, oracle: OracleService
+) -> None:
+    a_daemon_lives(instance, time.time())
+    assert failures(project.run(*KEYS[:2])) == []
+    project.add("2011-01-01.html", title="New", day="5 May 2011", paragraphs=["Rain fell."])
+    oracle.script = lambda number, texts: Reply.error(401, "not_allowed")
+    assert failures(project.run(KEYS[2])) != []
+
+    both = "--only stale --only failed"
+    shown = {
+        only: called("backfill", "--all", "--dry-run", *only.split()).output
+        for only in (
+            "--only stale",
+            "--only missing",
+            "--only failed",
+            "--only stale --only failed",
+        )
+    }
+    of_current = called("backfill", "--partitions", KEYS[1], "--only", "stale", "--dry-run")
+
+    assert "2011-01-01  stale (source)\n" in shown["--only stale"]
+    assert "missing, not stale: 1 partitions" in shown["--only stale"]
+    assert "2013-01-01  missing\n" in shown["--only missing"]
+    assert "2013-01-01  missing the last run failed\n" in shown["--only failed"]
+    assert "these 1 partitions" in shown["--only failed"]
+    assert "these 2 partitions" in shown[both]
+    assert of_current.exit_code == 0
+    assert of_current.output == "nothing to do: no partition is stale\n"
+    assert instance.get_backfills() == []
+
+
+def test_a_dry_run_shows_the_plan_and_launches_nothing(
+    project: Installation, instance: dg.DagsterInstance, oracle: OracleService
+) -> None:
+    asked = called("backfill", "--all", "--preset", "gpu", "--dry-run")
+
+    assert asked.exit_code == 0, asked.output
+    assert "2012-01-01  missing\n" in asked.output
+    assert "minutes" in asked.output
+    assert (
+        'these 3 partitions with the run config {"resources": {"embedding": {"config": '
+        '{"preset": "gpu"}}}}; nothing was launched' in asked.output
+    )
+    assert instance.get_backfills() == []
+    assert list(instance.get_runs()) == []
+
+
+# Following
+
+
+@dg.job
+def nothing() -> None: ...
+
+
+def a_run(
+    instance: dg.DagsterInstance, backfill: str, key: str, status: DagsterRunStatus, **tags: str
+) -> dg.DagsterRun:
+    named = {"dagster/backfill": backfill} if backfill else {}
+    return instance.create_run_for_job(
+        nothing,
+        status=status,
+        tags={**named, "dagster/partition": key, **{f"dagster/{n}": v for n, v in tags.items()}},
+    )
+
+
+def end(instance: dg.DagsterInstance, backfill: str, status: BulkActionStatus) -> None:
+    found = instance.get_backfill(backfill)
+    assert found is not None
+    instance.update_backfill(found.with_status(status))
+
+
+@pytest.fixture
+def backfill() -> Iterator[tuple[dg.DagsterInstance, str]]:
+    """Have a backfill of three partitions, and a daemon."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        a_daemon_lives(instance, time.time())
+        yield instance, start_backfill(instance, KEYS, {}, {}, "of three")
+
+
+def test_each_failure_is_told_once_and_the_end_is_red(
+    backfill: tuple[dg.DagsterInstance, str],
+) -> None:
+    instance, name = backfill
+    follower = Follower(instance, name)
+    now_s = time.time()
+    first = [*follower.look(now_s)], str(follower.progress)
+    a_run(instance, name, KEYS[0], DagsterRunStatus.SUCCESS)
+    a_run(instance, name, KEYS[1], DagsterRunStatus.STARTED)
+    lost = a_run(instance, name, KEYS[2], DagsterRunStatus.STARTED)
+    instance.report_run_failed(lost, "its process is gone")
+
+    then = [*follower.look(now_s + 20)], str(follower.progress)
+    again = [*follower.look(now_s + 20)]
+    instance.report_run_canceling(running := _run_of(instance, KEYS[1]))
+    instance.report_run_canceled(running)
+    end(instance, name, BulkActionStatus.COMPLETED_FAILED)
+    status = follow(follower, lambda line: None, lambda progress: None)
+
+    assert first == ([], "0 of 3 partitions done, 3 left")
+    assert then[0] == ["2013-01-01 failed: its process is gone"]
+    assert then[1].startswith("1 of 3 partitions done, 1 running, 1 failed, about ")
+    assert again == []
+    assert (status, str(follower.progress)) == (1, "1 of 3 partitions done, 1 failed, 1 cancelled")
+
+
+def _run_of(instance: dg.DagsterInstance, key: str) -> dg.DagsterRun:
+    [run] = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": key}))
+    return run
+
+
+def test_a_killed_run_that_is_launched_again_counts_as_running_until_it_ends(
+    backfill: tuple[dg.DagsterInstance, str],
+) -> None:
+    instance, name = backfill
+    follower = Follower(instance, name)
+    for key in KEYS[:2]:
+        a_run(instance, name, key, DagsterRunStatus.SUCCESS)
+    killed = a_run(instance, name, KEYS[2], DagsterRunStatus.FAILURE, will_retry="true")
+    end(instance, name, BulkActionStatus.COMPLETED_FAILED)
+
+    before = [*follower.look(time.time())], follower.has_ended, str(follower.progress)
+    again = a_run(instance, "", KEYS[2], DagsterRunStatus.STARTED)
+    instance.add_run_tags(killed.run_id, {"dagster/auto_retry_run_id": again.run_id})
+    meanwhile = [*follower.look(time.time())], follower.has_ended
+    instance.handle_new_event(_success(again))
+    status = follow(follower, lambda line: None, lambda progress: None)
+
+    assert before[:2] == ([], False)
+    assert "2 of 3 partitions done, 1 running" in before[2]
+    assert meanwhile == ([], False)
+    assert status == 0
+
+
+def _success(run: dg.DagsterRun) -> dg.EventLogEntry:
+    event = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name)
+    return dg.EventLogEntry(
+        error_info=None, level=20, user_message="", run_id=run.run_id, timestamp=time.time(),
+        dagster_event=event,
+    )  # fmt: skip
+
+
+def test_a_daemon_that_dies_is_named_once_and_so_is_its_return(
+    backfill: tuple[dg.DagsterInstance, str],
+) -> None:
+    instance, name = backfill
+    follower = Follower(instance, name)
+    later_s = time.time() + SILENT_S + 45
+
+    told = [*follower.look(later_s), *follower.look(later_s + 1)]
+    a_daemon_lives(instance, later_s)
+    back = [*follower.look(later_s + 2)]
+
+    assert len(told) == 1
+    assert "no daemon was heard of for 2 min: nothing new begins until you start one" in told[0]
+    assert back == ["the daemon is back"]
+
+
+def test_a_backfill_that_could_not_begin_says_why(
+    backfill: tuple[dg.DagsterInstance, str],
+) -> None:
+    instance, name = backfill
+    found = instance.get_backfill(name)
+    assert found is not None
+    try:
+        raise dg.DagsterInvariantViolationError("no such job")
+    except dg.DagsterInvariantViolationError:
+        error = serializable_error_info_from_exc_info(sys.exc_info())
+    instance.update_backfill(found.with_error(error).with_status(BulkActionStatus.FAILED))
+    said: list[str] = []
+
+    status = follow(Follower(instance, name), said.append, lambda progress: None)
+
+    assert (status, said) == (1, ["the backfill failed: no such job"])
+
+
+def test_an_unknown_backfill_is_refused_and_an_ended_one_is_not_cancelled(
+    project: Installation, instance: dg.DagsterInstance
+) -> None:
+    name = start_backfill(instance, KEYS, {}, {}, "of three")
+
+    unknown = called("backfill", "follow", "unknown")
+    cancelled = [called("backfill", "cancel", name) for _ in range(2)]
+
+    assert unknown.exit_code == 1
+    assert f"no backfill is called 'unknown'; the newest are: {name}" in unknown.output
+    assert [each.exit_code for each in cancelled] == [0, 0]
+    assert "is being cancelled" in cancelled[0].output
+    assert "is canceling: nothing to cancel" in cancelled[1].output

@@ -30,6 +30,7 @@ from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import OUTCOMES, EmbeddingStore
 from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline.resources.kept_vectors import kept_vectors
+from rba_pipeline.resources.pools import POOL, steps_at_once
 from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.sentinel import sentinel, sentinel_verdict
@@ -51,7 +52,7 @@ def embeddings_asset(
         partitions_def=partitions,
         retry_policy=retry_policy,
         deps=["chunks"],
-        pool="embedding",
+        pool=POOL,
         check_specs=check_specs("embeddings", partitions),
         metadata=columns(OUTCOMES),
     )
@@ -101,6 +102,7 @@ def embeddings_asset(
                     traffic=traffic,
                     on_progress=progress.of_texts(missing),
                     doubted=earlier.keys(),
+                    runs_at_once=steps_at_once(context.instance),
                 ):
                     with stopwatch.stage(Stage.WRITING):
                         embedding_store.append(space, window.year, part)

@@ -66,11 +66,14 @@ class Limits:
         unkept_texts: Most texts that are sent and not yet kept.
         request_tokens: Most tokens that the service takes in one request.
         outage_s: How long a run goes on without any answer while requests fail.
+        address_tokens: Most tokens of this run in flight at one address, but for a request that
+            is alone there; ``None``: as many as the pace makes.
     """
 
     unkept_texts: int
     request_tokens: int
     outage_s: float
+    address_tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -140,6 +143,10 @@ class Dispatch:
             batch = self._waiting.pop(due[0])
         if batch is None:
             return self._sign_of_life(now_s)
+        if not self._has_room(replica, batch):
+            # Its own answers make the room.
+            self._waiting.insert(0, batch)
+            return None
         self._in_flight += 1
         self._replicas[replica.address] = sent = replica.sent(batch.tokens)
         return Request(batch, replica.address, now_s, self.pace.change, sent.tokens, self.answers)
@@ -274,6 +281,10 @@ class Dispatch:
             if (replica := chosen(self._replicas.values(), 0, now_s, avoid=avoid)) is not None:
                 return place, replica
         return None, chosen(self._replicas.values(), 0, now_s)
+
+    def _has_room(self, replica: Replica, batch: Batch) -> bool:
+        most = self.limits.address_tokens
+        return most is None or not replica.requests or replica.tokens + batch.tokens <= most
 
     def _all_due(self, now_s: float) -> list[int]:
         """Return the places of the waiting batches that may be sent now."""

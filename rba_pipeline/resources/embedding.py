@@ -272,6 +272,7 @@ class Embedding(CheckedResource):
         traffic: Traffic,
         on_progress: OnProgress,
         doubted: Collection[str] = (),
+        runs_at_once: int = 1,
     ) -> Iterator[Part]:
         """Yield the vectors of all ``texts`` in parts, in the order in which answers arrive.
 
@@ -290,11 +291,13 @@ class Embedding(CheckedResource):
             on_progress: Called at first, after each part, and when the time that it asked for has
                 passed, whether or not the service answers.
             doubted: Hashes of texts that the service failed at in earlier runs.
+            runs_at_once: How many runs may lean on the service: this one takes no more than its
+                share of what may wait there, so that they do not refuse each other.
 
         Raises:
             EmbeddingError: The first failure that no other request could mend.
         """
-        upper = self.bounds(info)
+        upper, share = self.bounds(info), max(1, info.max_queue_tokens // runs_at_once)
         dispatch = Dispatch(
             traffic.stopwatch.timed(
                 Stage.READING, by_similar_length(texts, LOOK_AHEAD_REQUESTS * upper.batch_size)
@@ -306,8 +309,9 @@ class Embedding(CheckedResource):
             BacklogSteps.read(self.backlog_batches),
             Limits(
                 unkept_texts=2 * upper.batch_size * upper.parallel_batches,
-                request_tokens=info.max_queue_tokens,
+                request_tokens=share,
                 outage_s=self.outage_s,
+                address_tokens=share,
             ),
             unreachable=info.unreachable,
             doubted=doubted,

@@ -30,6 +30,7 @@ class Run:
         requests: Address and texts of each request, in the order of sending.
         embedded: Every text that was answered, as often as it was.
         ended_s: When nothing was left to do.
+        most_tokens: In flight at one address.
     """
 
     dispatch: Dispatch
@@ -38,6 +39,7 @@ class Run:
     embedded: list[str] = field(default_factory=list)
     ended_s: float = 0.0
     most_unkept: int = 0
+    most_tokens: int = 0
 
     @property
     def calls(self) -> int:
@@ -57,6 +59,7 @@ def run(
     outage_s: float = 60,
     request_tokens: int = 1 << 30,
     doubted: Collection[str] = (),
+    address_tokens: int | None = None,
 ) -> Run:
     """Let all texts go through ``service``; vectors are kept at once."""
     wanted = list(wanted)
@@ -67,7 +70,12 @@ def run(
         fixed(bounds, timeout_s=30),
         False,
         BacklogSteps.read(USUAL_STEPS),
-        Limits(2 * bounds.batch_size * bounds.parallel_batches, request_tokens, outage_s),
+        Limits(
+            2 * bounds.batch_size * bounds.parallel_batches,
+            request_tokens,
+            outage_s,
+            address_tokens,
+        ),
         doubted=doubted,
         jitter=lambda: 1.0,
     )
@@ -79,6 +87,7 @@ def run(
             if isinstance(task, Request):
                 names = tuple(text.text_hash for text in task.batch.texts)
                 found.requests.append((task.address, names))
+                found.most_tokens = max(found.most_tokens, task.in_flight)
             else:
                 found.probes += 1
             error = service(task.address, names, now_s)

@@ -56,6 +56,36 @@ def test_every_text_goes_once_in_full_requests() -> None:
     assert_each_once(found, 20)
 
 
+@pytest.mark.parametrize(
+    ("share", "most"),
+    [
+        pytest.param(None, 640, id="as-many-as-the-pace-makes"),
+        pytest.param(250, 240, id="three-of-eight-requests"),
+        pytest.param(80, 80, id="one-at-a-time"),
+        pytest.param(5, 80, id="less-than-a-request-goes-alone"),
+    ],
+)
+def test_no_more_tokens_are_in_flight_than_the_share_of_a_run(share: int | None, most: int) -> None:
+    found = run(poisoned(), texts(400), bounds=Bounds(8, 8), address_tokens=share)
+
+    assert found.most_tokens == most
+    assert_each_once(found, 400)
+
+
+def test_refused_and_bad_texts_end_as_well_within_a_share() -> None:
+    refused = iter([True] * 3)
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if next(refused, False):
+            return ServiceOverloaded("429", 0.5)
+        return ModelFailed("500") if "37" in names else None
+
+    found = run(service, texts(400), bounds=Bounds(8, 8), address_tokens=160, addresses=("a", "b"))
+
+    assert found.most_tokens == 160
+    assert_each_once(found, 400, {"37"})
+
+
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_one_bad_text_costs_at_most_twice_the_logarithm_of_its_request_beside_others(
     size: int,

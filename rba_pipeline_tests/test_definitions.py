@@ -159,6 +159,18 @@ def test_the_definitions_load_and_hold_the_assets_and_their_jobs() -> None:
     assert defs.resolve_job_def(PUBLISH).partitions_def is not None
 
 
+def test_every_column_of_every_asset_is_explained_in_the_web_interface() -> None:
+    graph = build_defs(DEFAULTS).resolve_asset_graph()
+
+    for asset in ("documents", "chunks", "embeddings", "vectors"):
+        schema = graph.get(dg.AssetKey(asset)).metadata["dagster/column_schema"]
+        assert schema.columns
+        for column in schema.columns:
+            assert column.description, (asset, column.name)
+            # Short enough to leave room for the description beside it.
+            assert len(column.type) <= len("list of struct"), (asset, column.name, column.type)
+
+
 def test_a_limit_out_of_range_in_a_run_config_is_refused_before_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

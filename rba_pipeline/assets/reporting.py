@@ -59,10 +59,19 @@ def window_in(context: dg.AssetExecutionContext) -> Window:
 def columns(schema: pa.Schema) -> dict[str, Any]:
     """Return the metadata that shows a Parquet schema's columns in the UI."""
     shown = [
-        dg.TableColumn(field.name, type=str(field.type), description=_meaning(field))
+        dg.TableColumn(field.name, type=_kind(field.type), description=_meaning(field))
         for field in schema
     ]
     return {"dagster/column_schema": dg.TableSchema(columns=shown)}
+
+
+def _kind(kind: pa.DataType) -> str:
+    """Return the name of a type, without what only readers of the file want to know."""
+    if pa.types.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if pa.types.is_list(kind):
+        return f"list of {_kind(kind.value_type)}"
+    return "struct" if pa.types.is_struct(kind) else str(kind)
 
 
 def _meaning(field: pa.Field) -> str | None:

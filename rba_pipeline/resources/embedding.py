@@ -78,11 +78,11 @@ class Embedding(CheckedResource):
     )
     batch_size: int | None = Field(
         default=None,
-        description=f"Texts per request, {_range('batch_size')}; empty: from the preset.",
+        description=f"{_range('batch_size')}; left out: from the preset.",
     )
     parallel_batches: int | None = Field(
         default=None,
-        description=f"Requests open at once, {_range('parallel_batches')}; empty: from the preset.",
+        description=f"{_range('parallel_batches')}; left out: from the preset.",
     )
     timeout_s: int = Field(
         default=240, description=f"Patience for one request, {_range('timeout_s')}."

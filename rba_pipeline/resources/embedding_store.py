@@ -17,6 +17,7 @@ from pydantic import PrivateAttr
 from rba_pipeline.core.embeddings import Outcome, Part, Space, batched
 from rba_pipeline.core.errors import RecordMissing
 from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.record_store import described
 from rba_pipeline.resources.store_root import StoreRoot
 from rba_pipeline.resources.text_ledger import TextLedger
 
@@ -33,12 +34,16 @@ LISTINGS = 5
 
 OUTCOMES = pa.schema(
     [
-        ("text_hash", pa.string()),
-        ("outcome", pa.dictionary(pa.int8(), pa.string())),
-        ("reason", pa.string()),
-        ("attempts", pa.int32()),
-        ("tokens", pa.int32()),
-        ("is_forgotten", pa.bool_()),
+        described("text_hash", pa.string(), "64 hex of the text; its vector is kept under it"),
+        described(
+            "outcome",
+            pa.dictionary(pa.int8(), pa.string()),
+            "embedded by this run, reused from an earlier one, truncated, or quarantined",
+        ),
+        described("reason", pa.string(), "Why it is in quarantine"),
+        described("attempts", pa.int32(), "How often it was sent in vain, over all runs"),
+        described("tokens", pa.int32(), "Length, as the model counts"),
+        described("is_forgotten", pa.bool_(), "In quarantine, and no longer listed there"),
     ]
 )
 

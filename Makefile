@@ -1,4 +1,4 @@
-# make demo | up | test | faults | faults-full | mutations | bench. Each first makes .venv, or checks it (well under two seconds).
+# make demo | up | test | browser | faults | faults-full | mutations | bench. Each first makes .venv, or checks it (well under two seconds).
 #
 #   PYTHON=python3.11      the interpreter for .venv
 #   TORCH_INDEX=URL        where torch comes from, e.g. PyTorch's index of CPU builds; else pip's own index
@@ -8,12 +8,13 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults faults-full mutations bench environment clean
+.PHONY: help demo up test browser faults faults-full mutations bench environment clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
 EXTRAS := pipeline,service,openvino,dev
 BENCH ?= service
+CHROMIUM ?= /usr/bin/chromium
 
 export DAGSTER_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
@@ -40,6 +41,9 @@ help:
 	  'make up     database, embedding service, Dagster (web interface, daemon), until Ctrl-C' \
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
 	  'make test   every test but the longest faults ARGS="-k name" goes to pytest' \
+	  'make browser   the web interface, used in a real browser; pictures of its pages in .state/screenshots' \
+	  '            CHROMIUM=/usr/bin/chromium' \
+	  '            PICTURES=docs/images     takes the pictures of the guide there' \
 	  'make faults every fault that must be survived, and a table of them' \
 	  'make faults-full   the longest of them at full size: an hour of load, backfills of 50 partitions' \
 	  'make mutations     switches off one defence at a time, and sees the test fail that is for it' \
@@ -59,6 +63,19 @@ up: environment
 test: environment
 	unset EMBEDDING_MODEL CORPUS
 	$(PYTEST) -m "not long and not full" $$ARGS
+
+# The driver of the browser is installed at the first call: make test does without it.
+browser: environment
+	unset EMBEDDING_MODEL CORPUS
+	[ -x "$(CHROMIUM)" ] || {
+	  echo "make: no browser at $(CHROMIUM). On Debian: apt-get install chromium;" \
+	    "or name another one: make browser CHROMIUM=/path/to/chromium" >&2; exit 1; }
+	.venv/bin/python -m pip install --quiet --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest rba_pipeline_tests/browser --chromium "$(CHROMIUM)" $$ARGS
+	if [ -n "$(PICTURES)" ]; then
+	  mkdir -p "$(PICTURES)"
+	  cp .state/screenshots/{launchpad,backfilled}.png "$(PICTURES)"
+	fi
 
 faults: environment
 	unset EMBEDDING_MODEL CORPUS

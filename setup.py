@@ -56,6 +56,8 @@ DEV = [
     "types-PyYAML",
     "types-requests",
 ]
+# Drives a browser that is there already; brings none.
+BROWSER = ["playwright"]
 
 setup(
     name="rba-pipeline",
@@ -74,6 +76,7 @@ setup(
         "service": SERVICE,
         "openvino": OPENVINO,
         "dev": DEV,
+        "browser": BROWSER,
     },
     entry_points={"console_scripts": ["rba-pipeline = rba_pipeline.cli:main"]},
 )

@@ -16,6 +16,10 @@ from typing import Self
 
 import psutil
 
+from rba_pipeline import local_env
+from rba_pipeline.resources.ports import free_port
+from rba_pipeline.resources.postgres import EmbeddedPostgres
+
 REPOSITORY = Path(__file__).parents[1]
 
 DEFINITIONS = """
@@ -82,6 +86,30 @@ def make_project(root: Path) -> Path:
     (root / "embedding_service" / "__init__.py").touch()
     (root / "embedding_service" / "__main__.py").write_text(SERVICE)
     return root
+
+
+def stop_database(root: Path) -> None:
+    """End the project's database, if something left it running, and remove its data."""
+    folder = root / ".state" / "postgres"
+    server = EmbeddedPostgres(folder, port=0, password="")
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] == str(folder.resolve() / "data"):
+            process.kill()
+            process.wait(10)
+    server.remove()
+
+
+def free_ports(root: Path) -> dict[str, int]:
+    """Write ports into .env that no real installation on this machine uses, and return them."""
+    local_env.read(root)
+    there = local_env.written(root)
+    ports = {"database": free_port(12000), "service": free_port(12100), "web": free_port(12200)}
+    databases = ("RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL")
+    change = {name: there[name].replace("55432", str(ports["database"])) for name in databases}
+    change["EMBEDDING_API_URL"] = f"http://127.0.0.1:{ports['service']}"
+    change["RBA_WEBSERVER_PORT"] = str(ports["web"])
+    local_env.update(root, change)
+    return ports
 
 
 def clean_environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

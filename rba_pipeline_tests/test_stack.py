@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
 import pytest
 
 from rba_pipeline import local_env
 from rba_pipeline.resources.ports import free_port, somebody_listens
-from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline_tests.stack_project import (
     Up,
+    free_ports,
     make_project,
     processes_of,
     python_in,
     run_in,
+    stop_database,
     wait_for_none_of,
 )
 
@@ -76,36 +76,13 @@ def root() -> Iterator[Path]:
         try:
             yield root
         finally:
-            _stop_database(root)
-
-
-def _stop_database(root: Path) -> None:
-    folder = root / ".state" / "postgres"
-    server = EmbeddedPostgres(folder, port=0, password="")
-    for process in psutil.process_iter(["cwd"]):
-        if process.info["cwd"] == str(folder.resolve() / "data"):
-            process.kill()
-            process.wait(10)
-    server.remove()
-
-
-def _free_ports(root: Path) -> dict[str, int]:
-    """Write ports into .env that no real installation on this machine uses, and return them."""
-    local_env.read(root)
-    there = local_env.written(root)
-    ports = {"database": free_port(12000), "service": free_port(12100), "web": free_port(12200)}
-    databases = ("RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL")
-    change = {name: there[name].replace("55432", str(ports["database"])) for name in databases}
-    change["EMBEDDING_API_URL"] = f"http://127.0.0.1:{ports['service']}"
-    change["RBA_WEBSERVER_PORT"] = str(ports["web"])
-    local_env.update(root, change)
-    return ports
+            stop_database(root)
 
 
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_up_serves_other_commands_and_ends_on_one_interrupt(root: Path) -> None:
-    ports = _free_ports(root)
+    ports = free_ports(root)
 
     with Up(root) as up:
         said = up.said_until("ready")
@@ -138,7 +115,7 @@ def test_up_serves_other_commands_and_ends_on_one_interrupt(root: Path) -> None:
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_a_component_that_dies_ends_up_with_its_name_and_log(root: Path) -> None:
-    _free_ports(root)
+    free_ports(root)
 
     with Up(root) as up:
         up.said_until("ready")
@@ -155,7 +132,7 @@ def test_a_component_that_dies_ends_up_with_its_name_and_log(root: Path) -> None
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_a_killed_up_takes_its_children_with_it_and_the_next_one_starts(root: Path) -> None:
-    ports = _free_ports(root)
+    ports = free_ports(root)
 
     with Up(root) as up:
         up.said_until("ready")
@@ -177,7 +154,7 @@ def test_a_killed_up_takes_its_children_with_it_and_the_next_one_starts(root: Pa
 
 @pytest.mark.postgres
 def test_taken_ports_are_replaced_and_written_to_the_env_file(root: Path) -> None:
-    _free_ports(root)
+    free_ports(root)
     web = free_port(12200)
     with Up(root) as up:
         up.said_until("embedding service")
@@ -193,7 +170,7 @@ def test_taken_ports_are_replaced_and_written_to_the_env_file(root: Path) -> Non
                 },
             )
             beside = python_in(other, USE_BOTH)
-            _stop_database(other)
+            stop_database(other)
 
     told = json.loads(beside.stdout)
     assert told["url"] != wanted["EMBEDDING_API_URL"]
@@ -203,7 +180,7 @@ def test_taken_ports_are_replaced_and_written_to_the_env_file(root: Path) -> Non
 
 @pytest.mark.postgres
 def test_a_service_that_does_not_start_is_an_error_with_the_end_of_its_log(root: Path) -> None:
-    _free_ports(root)
+    free_ports(root)
 
     tried = python_in(root, USE_BOTH, EMBEDDING_MODEL="broken")
 
@@ -215,7 +192,7 @@ def test_a_service_that_does_not_start_is_an_error_with_the_end_of_its_log(root:
 
 @pytest.mark.postgres
 def test_only_a_run_whose_processes_are_gone_counts_as_lost(root: Path) -> None:
-    _free_ports(root)
+    free_ports(root)
 
     done = python_in(root, LEAVE_A_LOST_AND_A_LIVING_RUN)
 

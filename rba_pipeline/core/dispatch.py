@@ -29,6 +29,9 @@ from rba_pipeline.core.silence import FEWEST_FAILURES, Silence
 
 # What a refused request waits where the service names no time.
 REFUSED_WAIT_S = 1.0
+# A suspect waits for as many answers, while there is other work: they show whether requests fail by
+# chance.
+ANSWERS_TO_JUDGE = 16
 # More suspects than texts that succeeded, and more than this: it is not the texts.
 MOST_SUSPECTS = 8
 
@@ -107,6 +110,7 @@ class Dispatch:
     refusals: int = 0
     unkept: int = 0
     _embedded: int = 0
+    _by_chance: int = 0
     _taken: int = 0
     _in_flight: int = 0
     _probes: int = 0
@@ -193,6 +197,8 @@ class Dispatch:
         self._set(replica.answered(request.batch.tokens, request.in_flight, seconds))
         self.answers += 1
         self._embedded += len(request.batch.texts)
+        if recovery.is_innocent(request.batch):
+            self._by_chance += request.batch.failures
         self._silence = self._silence.broken()
         self._follow(recovery.after_success(request.batch))
         if self.adaptive:
@@ -349,7 +355,14 @@ class Dispatch:
 
     def _seen(self, request: Request, now_s: float) -> recovery.Seen:
         taking_part = (each.address for each in self._replicas.values() if each.takes_part)
-        return recovery.Seen(request.address, now_s, self.answers, frozenset(taking_part))
+        return recovery.Seen(
+            request.address, now_s, self.answers, frozenset(taking_part), self._chance
+        )
+
+    @property
+    def _chance(self) -> float:
+        """Return the share of requests that failed though their texts turned out to be good."""
+        return self._by_chance / max(self.answers + self._by_chance, 1)
 
     def _set(self, replica: Replica) -> None:
         self._replicas[replica.address] = replica
@@ -381,10 +394,17 @@ class Dispatch:
 
     def _convict(self) -> None:
         """Reject the suspects for whom there was a sign of life since they failed."""
+        is_last = not (self._in_flight or self._waiting or self._peek())
+        wanted = 0 if is_last else ANSWERS_TO_JUDGE
         for _ in range(len(self._suspects)):
             suspect = self._suspects.popleft()
-            if suspect.proof > self.answers:
+            if suspect.proof + wanted > self.answers:
                 self._suspects.append(suspect)
+                continue
+            needed = recovery.failures_to_convict(self._chance)
+            if suspect.reason == "model_failed" and suspect.attempts < needed:
+                # Others failed by chance meanwhile: so may this one have.
+                self._waiting.append(Batch((suspect.text,), failures=suspect.attempts))
                 continue
             self.unkept -= 1
             self.rejections.append(

@@ -2,16 +2,20 @@
 
 The text that makes a model fail is found by halving. While the left half of a group that is
 known to hold it is tried, the right half waits; what turns out to be innocent goes out again in
-one request. One bad text among ``n`` costs at most 2 · log2 n further requests for ``n`` ≥ 8.
+one request. One bad text among ``n`` costs at most 2 · log2 n further requests for ``n`` ≥ 8, at a
+service that fails at nothing else.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rba_pipeline.core.embeddings import Text
 
-# A text is at fault after as many failed requests that held it, the last of them alone.
-FAILURES_TO_CONVICT = 3
+# A text is at fault after as many failed requests that held it, the last of them alone: so many
+# that chance alone would need to be as unlikely, within these.
+FAILURES_TO_CONVICT, MOST_FAILURES = 3, 12
+BY_CHANCE = 1e-6
 # A smaller group is halved at once: sending it again costs as much as finding the text.
 SENT_AGAIN_ABOVE = 4
 # Requests without a whole answer: halved from the second time-out, and the third lost connection.
@@ -86,16 +90,34 @@ class Seen:
         at_s: When, on the run's clock.
         answers: Answers that the run has seen so far.
         addresses: Those that take part now.
+        chance: Share of requests that fail whatever their texts are, 0 to below 1.
     """
 
     address: str
     at_s: float
     answers: int
     addresses: frozenset[str]
+    chance: float = 0.0
 
     def elsewhere(self, batch: "Batch") -> bool:
         """Return whether an address takes part at which the batch has not failed yet."""
         return bool(self.addresses - batch.failed_at - {self.address})
+
+
+def failures_to_convict(chance: float) -> int:
+    """Return how many failures in a row say that it is the text.
+
+    Where requests fail by chance, ``k`` of them in a row do so with ``chance ** k``.
+    """
+    if chance <= 0.0:
+        return FAILURES_TO_CONVICT
+    needed = math.ceil(math.log(BY_CHANCE) / math.log(chance))
+    return min(max(needed, FAILURES_TO_CONVICT), MOST_FAILURES)
+
+
+def is_innocent(answered: Batch) -> bool:
+    """Return whether the failures of an answered batch were none of its texts' doing."""
+    return answered.hunt is None or not answered.hunt.sibling
 
 
 def after_success(batch: Batch) -> Recovery:
@@ -165,7 +187,7 @@ def without(batch: Batch, index: int) -> tuple[Batch, ...]:
 
 def _alone(batch: Batch, seen: Seen) -> Recovery:
     waiting = _fresh(_deferred(batch))
-    if batch.failures < FAILURES_TO_CONVICT or seen.elsewhere(batch):
+    if batch.failures < failures_to_convict(seen.chance) or seen.elsewhere(batch):
         again = replace(
             batch, hunt=None, not_before_s=seen.at_s + RESEND_AFTER_S, proof=seen.answers + 1
         )

@@ -100,6 +100,19 @@ def test_one_bad_text_costs_at_most_twice_the_logarithm_of_its_request_beside_ot
         assert found.rejected == {str(bad): "model_failed"}
 
 
+@pytest.mark.parametrize("bounds", [Bounds(1, 1), Bounds(4, 1), Bounds(8, 4)], ids=str)
+def test_a_service_that_fails_by_chance_has_no_innocent_text_blamed(bounds: Bounds) -> None:
+    chance = random.Random(10)
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ModelFailed("500") if chance.random() < 0.1 or "1500" in names else None
+
+    for _ in range(20):
+        found = run(service, texts(2000), bounds=bounds)
+
+        assert_each_once(found, 2000, {"1500"})
+
+
 @pytest.mark.parametrize("place", range(32))
 def test_one_bad_text_in_the_only_request_is_found_as_fast(place: int) -> None:
     found = run(poisoned(place), texts(32), bounds=Bounds(32, 2))

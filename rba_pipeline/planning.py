@@ -21,12 +21,12 @@ from rba_pipeline.resources.catalogue import Catalogue
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding import Embedding
-from rba_pipeline.resources.embedding_client import ServiceInfo
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline.resources.predictions import Predictions
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.run_history import past_runs
+from rba_pipeline.resources.service_answers import ServiceInfo
 from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.standings import standings

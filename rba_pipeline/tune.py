@@ -25,9 +25,9 @@ from rba_pipeline.partitions import today
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding import Embedding, identity
-from rba_pipeline.resources.embedding_client import ServiceInfo
 from rba_pipeline.resources.metered_client import MeteredClient
 from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.service_answers import ServiceInfo
 from rba_pipeline.resources.setting_probe import SettingProbe
 
 # A service without work for so many looks in a row is taken for idle: between two requests of a

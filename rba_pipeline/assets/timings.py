@@ -10,8 +10,8 @@ import dagster as dg
 from rba_pipeline.core.bottleneck import Leaning, bottleneck
 from rba_pipeline.core.stage_plot import stage_plot
 from rba_pipeline.core.stages import ABOUT, STAGES_OF, Stage, StepTimes, level_of
-from rba_pipeline.resources.embedding_client import ServiceInfo, Work
 from rba_pipeline.resources.embedding_stream import Traffic
+from rba_pipeline.resources.service_answers import ServiceInfo, Work
 
 _PREFIX = "seconds_"
 # What the embeddings say of how the run leaned on the service, for the report of the whole run.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rba_pipeline.core.errors import DatabaseError, EmbeddingError
 from rba_pipeline.doctor.findings import Finding, failed, ok, warning
 from rba_pipeline.neighbours import Neighbours
-from rba_pipeline.resources.embedding_client import ServiceInfo
+from rba_pipeline.resources.service_answers import ServiceInfo
 
 ABOUT = "service"
 # Most patience for one answer; a run has its own.

@@ -7,7 +7,7 @@ from pydantic import Field
 from rba_pipeline.core.chunks import LARGEST_CHUNK_TOKENS, SMALLEST_CHUNK_TOKENS, ChunkSettings
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.resources.checked_resource import CheckedResource
-from rba_pipeline.resources.embedding_client import ServiceInfo
+from rba_pipeline.resources.service_answers import ServiceInfo
 
 
 class Chunking(CheckedResource):

@@ -26,7 +26,7 @@ from rba_pipeline.core.presets import (
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
 from rba_pipeline.resources.checked_resource import CheckedResource
-from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
+from rba_pipeline.resources.embedding_client import EmbeddingClient
 from rba_pipeline.resources.embedding_stream import (
     LOOK_AHEAD_REQUESTS,
     EmbeddingStream,
@@ -34,6 +34,7 @@ from rba_pipeline.resources.embedding_stream import (
     Traffic,
 )
 from rba_pipeline.resources.metered_client import MeteredClient
+from rba_pipeline.resources.service_answers import ServiceInfo
 from rba_pipeline.resources.tuned_file import read_tuned
 
 Client = TypeVar("Client", bound=EmbeddingClient)

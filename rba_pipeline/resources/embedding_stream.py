@@ -14,7 +14,8 @@ from rba_pipeline.core.embeddings import Part, Rejection
 from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.stages import RequestSeconds, Stage
-from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo, Vectors
+from rba_pipeline.resources.embedding_client import EmbeddingClient
+from rba_pipeline.resources.service_answers import ServiceInfo, Vectors
 from rba_pipeline.resources.stopwatch import Stopwatch
 
 # A part is due when this many seconds passed since its first answer, however few there are.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from rba_pipeline.core.embeddings import CANARY
 from rba_pipeline.core.errors import EmbeddingError, RequestTimedOut, ServiceOverloaded
 from rba_pipeline.core.pacing import Answered
-from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo, Vectors
+from rba_pipeline.resources.embedding_client import EmbeddingClient
+from rba_pipeline.resources.service_answers import ServiceInfo, Vectors
 
 # Told only by a service under Linux.
 _PROCESSOR_S = re.compile(rb"^process_cpu_seconds_total (\S+)$", re.MULTILINE)

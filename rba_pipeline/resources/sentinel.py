@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from rba_pipeline.core.errors import ModelFailed, ServiceOverloaded, ServiceUnavailable
 from rba_pipeline.core.promises import SENTINEL, Verdict
-from rba_pipeline.resources.embedding_client import EmbeddingClient, ServiceInfo
+from rba_pipeline.resources.embedding_client import EmbeddingClient
 from rba_pipeline.resources.embedding_store import EmbeddingStore
+from rba_pipeline.resources.service_answers import ServiceInfo
 
 
 def sentinel(

@@ -17,13 +17,13 @@ from rba_pipeline.core.errors import ModelFailed, ServiceOverloaded, ServiceUnav
 from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tuning import Measurement, is_hopeless, is_measured, rate_of
-from rba_pipeline.resources.embedding_client import ServiceInfo
 from rba_pipeline.resources.embedding_stream import (
     LOOK_AHEAD_REQUESTS,
     EmbeddingStream,
     Traffic,
 )
 from rba_pipeline.resources.metered_client import Load, MeteredClient
+from rba_pipeline.resources.service_answers import ServiceInfo
 
 # How long requests may fail, and none be answered, before their setting counts as failed.
 OUTAGE_S = 2.0

@@ -10,8 +10,8 @@ from rba_pipeline.assets.timings import leaning_of, report, timings_picture, wor
 from rba_pipeline.core.embeddings import CANARY, Part, Text
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.stages import Level, Stage, StepTimes
-from rba_pipeline.resources.embedding_client import Work
 from rba_pipeline.resources.embedding_stream import Step, Traffic
+from rba_pipeline.resources.service_answers import Work
 from rba_pipeline_tests.oracle_service import OracleService, Reply, oracle_vector
 from rba_pipeline_tests.resources.embedding_streams import embedding, texts
 

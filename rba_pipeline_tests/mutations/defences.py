@@ -66,7 +66,7 @@ DEFENCES = (
     Defence(
         "a full service is left alone as long as it says",
         "C5",
-        "rba_pipeline/resources/embedding_client.py",
+        "rba_pipeline/resources/service_answers.py",
         "ServiceOverloaded(told, _retry_after_s(reply))",
         "ServiceOverloaded(told, 0.0)",
         f"{FAULTS}/test_client.py::test_a_full_service_is_left_alone_for_the_time_it_names",
@@ -91,7 +91,7 @@ DEFENCES = (
     Defence(
         "a refused key is not tried again",
         "C14",
-        "rba_pipeline/resources/embedding_client.py",
+        "rba_pipeline/resources/service_answers.py",
         '            return NotAllowed(f"{address} refuses the key: check EMBEDDING_API_KEY")\n',
         '            return ServiceUnavailable(f"{address} refuses the key")\n',
         f"{FAULTS}/test_client.py::test_a_refused_key_fails_at_once_and_is_not_shown",
@@ -132,9 +132,9 @@ DEFENCES = (
     Defence(
         "an answer from another space is refused",
         "C24",
-        "rba_pipeline/resources/embedding_client.py",
-        '        if body.get("space") != info.space.id:\n',
-        "        if False:\n",
+        "rba_pipeline/resources/service_answers.py",
+        '    if body.get("space") != info.space.id:\n',
+        "    if False:\n",
         f"{FAULTS}/test_client.py::"
         "test_another_model_between_two_batches_stops_the_partition_and_mixes_nothing",
     ),

@@ -5,7 +5,7 @@ import pytest
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.resources.chunking import Chunking
-from rba_pipeline.resources.embedding_client import ServiceInfo
+from rba_pipeline.resources.service_answers import ServiceInfo
 
 
 def info(max_tokens: int, *, prompt: str = "", tokenizer: str = "t") -> ServiceInfo:

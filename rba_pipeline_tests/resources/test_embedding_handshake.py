@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rba_pipeline.core.errors import ContractBroken, ServiceUnavailable, WrongSpace
-from rba_pipeline.resources.embedding_client import EmbeddingClient, Work
+from rba_pipeline.resources.embedding_client import EmbeddingClient
+from rba_pipeline.resources.service_answers import Work
 from rba_pipeline_tests.oracle_service import DIMENSIONS, KEY, OracleService, tokenizer_json
 
 NOBODY = "http://127.0.0.1:9"

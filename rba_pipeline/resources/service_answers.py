@@ -1,0 +1,224 @@
+"""What the service answered, read and checked: what it is, vectors, figures and refusals."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rba_pipeline.core.embeddings import Space, decode_vectors
+from rba_pipeline.core.errors import (
+    ContractBroken,
+    EmbeddingError,
+    ModelFailed,
+    NotAllowed,
+    RequestRejected,
+    RequestTimedOut,
+    RequestTooLarge,
+    ServiceOverloaded,
+    ServiceUnavailable,
+    TextRejected,
+    WrongSpace,
+)
+from rba_pipeline.core.stages import RequestSeconds
+from rba_pipeline.resources.deadline_http import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """What the service says of itself before work begins (``GET /info``).
+
+    Attributes:
+        unreachable: Addresses that did not answer; the others did, and agree.
+    """
+
+    space: Space
+    device: str
+    cores: int
+    max_tokens: int
+    max_texts: int
+    server_batch_size: int
+    max_queue_tokens: int
+    document_prompt: str
+    tokenizer_sha256: str
+    unreachable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """One answer: float32 ``(n, dimensions)`` and tokens per text, in the order of the request.
+
+    ``took`` is nothing where the service did not say what it did meanwhile.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: tuple[int, ...]
+    truncated: tuple[bool, ...]
+    took: RequestSeconds = field(default_factory=RequestSeconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the service's models did since they started.
+
+    Attributes:
+        busy_s: Wall seconds in the model.
+        padded_tokens: Tokens computed, padding included.
+    """
+
+    busy_s: float
+    tokens: float
+    padded_tokens: float
+
+
+def info_of(reply: Reply, address: str) -> ServiceInfo:
+    """Return what the service at ``address`` says of itself.
+
+    Raises:
+        ContractBroken: It is not an embedding_service.
+    """
+    body = json_of(reply, address)
+    try:
+        info = ServiceInfo(
+            space=Space(
+                id=str(body["space"]["id"]),
+                model=str(body["model"]),
+                dimensions=int(body["dimensions"]),
+                details=dict(body["space"]),
+            ),
+            device=str(body["device"]),
+            cores=int(body["cores"]),
+            max_tokens=int(body["max_tokens"]),
+            max_texts=int(body["limits"]["max_texts"]),
+            server_batch_size=int(body["limits"]["server_batch_size"]),
+            max_queue_tokens=int(body["limits"]["max_queue_tokens"]),
+            document_prompt=str(body["prompts"]["document"]),
+            tokenizer_sha256=str(body["tokenizer_sha256"]),
+        )
+        if min(info.space.dimensions, info.max_tokens, info.max_texts) < 1:
+            raise ValueError("dimensions, max_tokens and max_texts are 1 or more")
+        return info
+    except (KeyError, TypeError, ValueError) as error:
+        raise ContractBroken(
+            f"{address}/info is not that of an embedding_service ({error!r}): check "
+            "EMBEDDING_API_URL"
+        ) from error
+
+
+def vectors_of(
+    reply: Reply, address: str, *, texts: int, info: ServiceInfo, truncate: bool
+) -> Vectors:
+    """Return the vectors of a request for ``texts`` texts, in its order.
+
+    Args:
+        info: The service as the run began with it.
+        truncate: Whether texts may have been cut.
+
+    Raises:
+        WrongSpace: The answer comes from another space than ``info.space``.
+        ContractBroken: Not one whole unit vector per text, or a text was cut without leave.
+    """
+    began = time.monotonic()
+    body = json_of(reply, address)
+    if body.get("space") != info.space.id:
+        raise WrongSpace(
+            f"{address} answers from embedding space {body.get('space')}, this run began in "
+            f"{info.space.id} ({info.space.model}). The service was restarted with another "
+            "model: restart it with the first one, or run the partition again to embed it in "
+            "the new space"
+        )
+    data = body.get("data")
+    if not isinstance(data, list):
+        raise ContractBroken(f"{address}: the answer has no list 'data'")
+    try:
+        vectors = decode_vectors(data, count=texts, dimensions=info.space.dimensions)
+    except ContractBroken as error:
+        raise ContractBroken(f"{address}: {error}") from error
+    data = sorted(data, key=lambda item: int(item["index"]))
+    truncated = tuple(bool(item.get("truncated")) for item in data)
+    if any(truncated) and not truncate:
+        raise ContractBroken(f"{address}: text {truncated.index(True)} was cut without leave")
+    tokens = _token_counts(data, address)
+    return Vectors(vectors, tokens, truncated, _took(reply, time.monotonic() - began))
+
+
+def json_of(reply: Reply, address: str) -> dict[str, Any]:
+    """Return the object that a good reply holds.
+
+    Raises:
+        ContractBroken: It holds none.
+    """
+    try:
+        body = reply.json()
+    except (ValueError, RecursionError) as error:
+        raise ContractBroken(f"{address} answered 200 with a body that is not JSON") from error
+    if not isinstance(body, dict):
+        raise ContractBroken(f"{address} answered 200 with JSON that is not an object")
+    return body
+
+
+def _token_counts(data: Sequence[dict[str, Any]], address: str) -> tuple[int, ...]:
+    counts = tuple(item.get("tokens", 0) for item in data)
+    for index, count in enumerate(counts):
+        if type(count) is not int or count < 0:
+            raise ContractBroken(
+                f"{address}: text {index} has tokens={count!r}, not a whole number"
+            )
+    return counts
+
+
+def _took(reply: Reply, decoded_s: float) -> RequestSeconds:
+    """Return where a request's time went; nothing if the service's headers do not say it."""
+    try:
+        waited, computed = (
+            float(reply.headers[name]) for name in ("X-Wait-Seconds", "X-Compute-Seconds")
+        )
+    except (KeyError, ValueError):
+        return RequestSeconds()
+    if not (math.isfinite(waited + computed) and min(waited, computed) >= 0):
+        return RequestSeconds()
+    return RequestSeconds(reply.seconds, waited, computed, decoded_s, told=1)
+
+
+def refusal_of(reply: Reply, address: str) -> EmbeddingError:
+    """Return the error that the status code and the service's error body stand for."""
+    code, message, index = _error_body(reply)
+    told = f"{address} answered {reply.status} {code}: {message}"
+    match reply.status:
+        case 401 | 403:
+            return NotAllowed(f"{address} refuses the key: check EMBEDDING_API_KEY")
+        case 413:
+            return RequestTooLarge(told)
+        case 422 if index is not None:
+            return TextRejected(told, index, code)
+        case 429:
+            return ServiceOverloaded(told, _retry_after_s(reply))
+        case 500:
+            return ModelFailed(told)
+        case 408 | 504:
+            return RequestTimedOut(told)
+        case status if status > 500:
+            return ServiceUnavailable(told, _retry_after_s(reply))
+        case _:
+            return RequestRejected(told)
+
+
+def _error_body(reply: Reply) -> tuple[str, str, int | None]:
+    try:
+        error: Any = reply.json()
+        error = error["error"]
+        index = error.get("index")
+        return str(error["code"]), str(error["message"]), index if isinstance(index, int) else None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return "", "no error body: is this address the embedding_service?", None
+
+
+def _retry_after_s(reply: Reply) -> float | None:
+    try:
+        told_s = float(reply.headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+    return max(0.0, told_s) if math.isfinite(told_s) else None

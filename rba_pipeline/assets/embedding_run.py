@@ -1,0 +1,175 @@
+"""How the texts of one partition get their vectors, stage by stage."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from rba_pipeline.assets.progress import ProgressReport
+from rba_pipeline.assets.reporting import counted, picture_of, traffic_of, window_in
+from rba_pipeline.assets.timings import (
+    LEANING,
+    leaning_of,
+    report,
+    times_of,
+    timings_picture,
+    work_of,
+)
+from rba_pipeline.core.embeddings import Outcome, outcome_of
+from rba_pipeline.core.promises import SENTINEL, Verdict, require
+from rba_pipeline.core.stages import Stage
+from rba_pipeline.core.windows import Window
+from rba_pipeline.resources.chunking import Chunking
+from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
+from rba_pipeline.resources.embedding_stream import Traffic
+from rba_pipeline.resources.kept_vectors import kept_vectors
+from rba_pipeline.resources.pools import steps_at_once
+from rba_pipeline.resources.quarantine import text_entries
+from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.sentinel import sentinel, sentinel_verdict
+from rba_pipeline.resources.service_answers import ServiceInfo
+from rba_pipeline.resources.stopwatch import Stopwatch
+from rba_pipeline.resources.text_ledger import TextLedger
+from rba_pipeline.resources.vector_store import VectorStore
+
+_OUTCOMES = ("embedded", "reused", "truncated", "quarantined")
+
+
+@dataclass(slots=True)
+class EmbeddingRun:
+    """One partition's texts, on their way to a vector each. Its methods are called in order."""
+
+    context: dg.AssetExecutionContext
+    records: RecordStore
+    chunking: Chunking
+    embedding: Embedding
+    embedding_store: EmbeddingStore
+    vector_store: VectorStore
+    stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch("embeddings"))
+    window: Window = field(init=False)
+    info: ServiceInfo = field(init=False)
+    chunking_id: str = field(init=False)
+    traffic: Traffic = field(init=False)
+    earlier: Mapping[str, Outcome] = field(init=False)
+    missing: int = 0
+    advice: list[str] = field(default_factory=list)
+    work: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.window, self.traffic = window_in(self.context), Traffic(stopwatch=self.stopwatch)
+        with self.stopwatch.stage(Stage.HTTP):
+            self.info = self.embedding.handshake()
+        self.chunking_id = self.chunking.settings(self.info).chunking_id
+        with self.stopwatch.stage(Stage.DATABASE):
+            self.vector_store.require_room(self.info.space)
+
+    def enter_into(self, ledger: TextLedger) -> None:
+        """Enter every text, and settle those that have a vector or are not to be sent."""
+        space = self.info.space.id
+        self.earlier = self.embedding_store.earlier(self.window, space)
+        truncate = self.embedding.truncate
+        held = (name for name, row in self.earlier.items() if row.is_held(truncate=truncate))
+        ledger.add(self.records.text_hashes(self.window, self.chunking_id))
+        ledger.settle(held, "held")
+        for state, hashes in self.embedding_store.kept(space, self.window.year):
+            ledger.settle(hashes, state)
+
+    def embed(self, ledger: TextLedger) -> None:
+        """Send the texts without a state, and keep every answer at once."""
+        texts, tokens, self.missing = ledger.totals()
+        with self.stopwatch.stage(Stage.HTTP):
+            self.advice = self.embedding.advice(self.info, texts=texts, tokens=tokens)
+        for sentence in self.advice:
+            self.context.log.warning(sentence)
+        if not self.missing:
+            return
+        with self.stopwatch.stage(Stage.WAITING):
+            work_before = self.embedding.client.work()
+            canary = sentinel(self.embedding.client, self.embedding_store, self.info)
+        space, year = self.info.space.id, self.window.year
+        progress = ProgressReport(self.context, "texts")
+        for part in self.embedding.embed_stream(
+            ledger.take_texts(self.records.texts(self.window, self.chunking_id)),
+            total=self.missing,
+            info=self.info,
+            canary=canary,
+            traffic=self.traffic,
+            on_progress=progress.of_texts(self.missing),
+            doubted=self.earlier.keys(),
+            runs_at_once=steps_at_once(self.context.instance),
+        ):
+            with self.stopwatch.stage(Stage.WRITING):
+                self.embedding_store.append(space, year, part)
+                ledger.settle(part.text_hashes, "embedded")
+                ledger.settle(part.truncated, "truncated")
+        progress.last_of_texts(self.traffic)
+        with self.stopwatch.stage(Stage.HTTP):
+            self.work = work_of(work_before, self.embedding.client.work(), self.traffic.seconds)
+        with self.stopwatch.stage(Stage.WRITING):
+            self.embedding_store.merge(space, year)
+
+    def write_outcomes(self, ledger: TextLedger) -> Outcomes:
+        """Write what became of every text, and return it."""
+        rejections = {each.text_hash: each for each in self.traffic.rejections}
+        with self.stopwatch.stage(Stage.DATABASE), self.vector_store.outcomes_lock():
+            # Read here: somebody may have given a text a second chance meanwhile.
+            before = self.embedding_store.earlier(self.window, self.info.space.id)
+            rows = (
+                outcome_of(
+                    name, tokens, state, rejection=rejections.get(name), before=before.get(name)
+                )
+                for name, tokens, state in ledger.rows()
+            )
+            with self.stopwatch.stage(Stage.WRITING):
+                self.embedding_store.write_outcomes(
+                    self.window, self.info.space, self.chunking_id, rows
+                )
+        return self.embedding_store.outcomes(self.window)
+
+    def verdicts(self) -> list[Verdict]:
+        """Return what the checks find, none of them failed.
+
+        Raises:
+            ChecksFailed: One that protects search did.
+        """
+        with self.stopwatch.stage(Stage.CHECKING):
+            kept = kept_vectors(self.records, self.embedding_store, self.window)
+            sung = SENTINEL.verdict()
+        if kept.texts and not self.missing:
+            with self.stopwatch.stage(Stage.WAITING):
+                sung = sentinel_verdict(self.embedding.client, self.embedding_store, self.info)
+        return require([*kept.verdicts(), sung])
+
+    def quarantine(self, made: Outcomes) -> None:
+        """List the texts that have no vector, and why."""
+        with self.stopwatch.stage(Stage.DATABASE):
+            entries = text_entries(made.quarantined.values(), self.window)
+            self.vector_store.replace_quarantine("text", self.window, entries)
+
+    def metadata(self, made: Outcomes) -> dict[str, Any]:
+        """Return the figures and pictures of the run."""
+        texts = sum(made.counts.values())
+        times = self.stopwatch.times(self.traffic.answers)
+        leaning = leaning_of(self.traffic, self.info, adaptive=self.embedding.adaptive)
+        advice = "\n".join(f"- {each}" for each in self.advice) or "none"
+        reasons = (str(row.reason) for row in made.quarantined.values())
+        return {
+            "texts": texts,
+            **{name: made.counts.get(name, 0) for name in _OUTCOMES},
+            "quarantined_by_reason": counted(reasons),
+            "reuse_share": round(made.counts.get("reused", 0) / max(1, texts), 4),
+            **traffic_of(self.traffic),
+            **self.work,
+            **times_of(times),
+            "pace": dg.MetadataValue.md(picture_of(self.traffic)),
+            "timings": dg.MetadataValue.md(timings_picture(times, self.traffic)),
+            **({LEANING: asdict(leaning)} if leaning else {}),
+            **report([times], leaning),
+            "advice": dg.MetadataValue.md(advice),
+            "effective_configuration": self.embedding.effective(self.info),
+            "embedding_space": self.info.space.id,
+            "model": self.info.space.model,
+            "dagster/row_count": texts,
+        }

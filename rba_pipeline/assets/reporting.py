@@ -20,6 +20,14 @@ from rba_pipeline.resources.embedding_stream import Traffic
 Recipe = TypeVar("Recipe", bound=Callable[..., Any])
 
 
+class _Interrupted(dg.DagsterError, DagsterExecutionInterruptedError):
+    """The end of a step that was interrupted.
+
+    Dagster announces another try of such a step, which never comes, if it has a retry policy. Only
+    its own errors pass by the policy.
+    """
+
+
 def one_message(recipe: Recipe) -> Recipe:
     """Let a recipe that fails on purpose end its step with that one message.
 
@@ -34,12 +42,12 @@ def one_message(recipe: Recipe) -> Recipe:
             # A step that makes no asset of its own has nothing to hand over.
             if made is not None:
                 yield made
-        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt) as interruption:
             # Dagster takes SIGTERM for a failure, unless somebody asked it for the end of the run.
             run = context.instance.get_run_by_id(context.run_id)
             if run is not None and run.status is DagsterRunStatus.STARTED:
                 context.instance.report_run_canceling(run)
-            raise
+            raise _Interrupted("the run was cancelled") from interruption
         except RbaError as error:
             if context.has_assets_def:
                 yield from results_of_failure(context.asset_key.to_user_string(), error)

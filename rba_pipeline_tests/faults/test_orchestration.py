@@ -124,7 +124,9 @@ def test_a_run_in_one_process_ends_on_sigterm_and_is_not_tried_again(
     gone.set()
 
     with dg.DagsterInstance.get() as instance:
-        assert [run.status for run in instance.get_runs()] == [DagsterRunStatus.CANCELED], output
+        [run] = instance.get_runs()
+        retried = instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_UP_FOR_RETRY)
+    assert (run.status, retried) == (DagsterRunStatus.CANCELED, []), output
     results = project.run(PARTITION)
     assert failures(results) == []
     assert sent <= 4 + PARALLEL

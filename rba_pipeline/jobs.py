@@ -12,8 +12,8 @@ publish_partition = dg.define_asset_job(
     PUBLISH,
     selection=dg.AssetSelection.assets("documents", "chunks", "embeddings", "vectors"),
     description="documents → chunks → embeddings → vectors of one partition. Another batch size or "
-    "parallelism: in the Launchpad, add batch_size or parallel_batches under resources > embedding "
-    "> config; Ctrl+Space lists what may stand there.",
+    "parallelism: in the Launchpad, write a number at batch_size or parallel_batches under "
+    "resources > embedding > config; Ctrl+Space lists what else may stand there.",
 )
 
 

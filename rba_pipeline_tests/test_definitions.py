@@ -6,10 +6,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.parsing.limits import ParseLimits
-from rba_pipeline.core.presets import Preset
+from rba_pipeline.core.presets import FROM_PRESET, Preset
 from rba_pipeline.definitions import SAMPLE_CORPUS, Settings, build_defs, corpus_name
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline_tests.installation import Installation
@@ -171,6 +173,17 @@ def test_every_column_of_every_asset_is_explained_in_the_web_interface() -> None
             assert len(column.type) <= len("list of struct"), (asset, column.name, column.type)
 
 
+def test_the_launchpad_shows_what_a_run_is_changed_by_also_where_it_is_not_set() -> None:
+    job = build_defs(DEFAULTS).resolve_job_def(PUBLISH)
+
+    # Dagster makes the Launchpad's text of this, and leaves out what is None.
+    schema = job.get_config_schema_snapshot()
+    root = schema.get_config_snap(job.run_config_schema.config_type.key)
+    shown = yaml.safe_load(default_values_yaml_from_type_snap(schema, root))
+    embedding = shown["resources"]["embedding"]["config"]
+    assert (embedding["batch_size"], embedding["parallel_batches"]) == (FROM_PRESET, FROM_PRESET)
+
+
 def test_a_limit_out_of_range_in_a_run_config_is_refused_before_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -205,6 +218,10 @@ def test_the_key_is_not_in_the_definitions(monkeypatch: pytest.MonkeyPatch) -> N
             {"batch_size": 7},
             ("gpu", 7, 5),
             id="run-config-over-environment-field-by-field",
+        ),
+        pytest.param(
+            {"EMBEDDING_BATCH_SIZE": "6"}, {"preset": "cpu-dev", "batch_size": FROM_PRESET},
+            ("cpu-dev", 4, 2), id="from-the-preset-although-the-environment-says-else",
         ),
         pytest.param(
             {"EMBEDDING_BATCH_SIZE": "6"}, {"preset": "cpu-dev"}, ("cpu-dev", 6, 2),

@@ -21,6 +21,8 @@ Preset = StrEnum(
 )
 # What was measured at this service; its values are in a file.
 TUNED = "tuned"
+# What stands for a batch size or parallelism that nobody set.
+FROM_PRESET = "from preset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,12 @@ def setting_problems(values: Mapping[str, object]) -> list[str]:
     """Return one sentence for each value outside its range; names without a range are not looked
     at.
 
-    ``None`` stands for "from the preset" and is always allowed.
+    ``None`` and ``FROM_PRESET`` stand for what nobody set, and are always allowed.
     """
     problems = []
     for name, (low, high, unit) in RANGES.items():
         value = values.get(name)
-        if value is None:
+        if value is None or value == FROM_PRESET:
             continue
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not low <= value <= high:  # type: ignore[operator]

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from rba_pipeline.core.advice import Circumstances, advice
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
@@ -16,6 +16,7 @@ from rba_pipeline.core.embeddings import Part, Text, by_similar_length
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.pacing import FIRST_PARALLEL, Pace, fixed, started
 from rba_pipeline.core.presets import (
+    FROM_PRESET,
     RANGES,
     TUNED,
     Bounds,
@@ -71,6 +72,8 @@ def _range(name: str) -> str:
 class Embedding(CheckedResource):
     """The embedding service, and how hard a run may lean on it."""
 
+    unset: ClassVar[str] = FROM_PRESET
+
     preset: Preset = Field(
         default=Preset("auto"),
         description="Batch size × requests in flight: cpu-dev 4×2, cpu-prod 8×4, gpu 32×8; "
@@ -79,11 +82,11 @@ class Embedding(CheckedResource):
     )
     batch_size: int | None = Field(
         default=None,
-        description=f"{_range('batch_size')}; left out: from the preset.",
+        description=f"{_range('batch_size')}; else from the preset.",
     )
     parallel_batches: int | None = Field(
         default=None,
-        description=f"{_range('parallel_batches')}; left out: from the preset.",
+        description=f"{_range('parallel_batches')}; else from the preset.",
     )
     timeout_s: int = Field(
         default=240, description=f"Patience for one request, {_range('timeout_s')}."
@@ -123,6 +126,11 @@ class Embedding(CheckedResource):
         description="Where `rba-pipeline tune` keeps what preset tuned stands for: a path or an "
         "fsspec URL.",
     )
+
+    @field_validator("batch_size", "parallel_batches", mode="before")
+    @classmethod
+    def _set(cls, value: object) -> object:
+        return None if value == FROM_PRESET else value
 
     _client: EmbeddingClient | None = PrivateAttr(default=None)
     _tuned: TunedPreset | None = PrivateAttr(default=None)

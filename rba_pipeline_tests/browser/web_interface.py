@@ -72,21 +72,15 @@ class WebInterface:
         return dialog
 
     def set_field(self, name: str, value: object) -> None:
-        """Give a field of the embedding resource a value: in its line, or in a new one."""
-        text = f"{name}: {value}"
+        """Give a field of the embedding resource a value, in the line that is there for it."""
         lines = self.page.locator(".cm-s-config-editor .CodeMirror-line")
-        there = lines.filter(has_text=re.compile(rf"^\s*{name}:"))
-        expect(lines.filter(has_text=re.compile(r"^\s*preset:"))).to_be_visible()
-        if there.count():
-            there.click()
-            self.page.keyboard.press("End")
-            self.page.keyboard.press("Shift+Home")
-        else:
-            lines.filter(has_text=re.compile(r"^\s*preset:")).click()
-            self.page.keyboard.press("End")
-            self.page.keyboard.press("Enter")
-        self.page.keyboard.type(text)
-        expect(lines.filter(has_text=text)).to_be_visible()
+        lines.filter(has_text=re.compile(rf"^\s*{name}:")).click()
+        self.page.keyboard.press("End")
+        self.page.keyboard.press("Shift+Home")
+        self.page.keyboard.type(f"{name}: {value}")
+        expect(
+            lines.filter(has_text=re.compile(rf"^\s*{name}: {re.escape(str(value))}$"))
+        ).to_be_visible()
 
     def press_materialise(self) -> None:
         """Launch what the Launchpad holds."""

@@ -1,12 +1,15 @@
 """A bad value of a run's config is refused when the run is configured, not inside it."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import dagster as dg
 import pytest
+from pydantic import field_validator
 
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.resources.checked_resource import CheckedResource
+from rba_pipeline.resources.with_defaults import with_defaults
 
 
 class Oven(CheckedResource):
@@ -106,3 +109,43 @@ def test_the_run_config_schema_still_shows_fields_and_description() -> None:
 
     assert set(definition.config_schema.config_type.fields) == {"degrees", "name"}
     assert definition.description == "Bakes; from 50 to 250 degrees."
+
+
+class Timer(CheckedResource):
+    """Rings, if it is set."""
+
+    unset: ClassVar[str] = "never"
+    minutes: int | None = None
+    tone: str = "bell"
+
+    @field_validator("minutes", mode="before")
+    @classmethod
+    def _set(cls, value: object) -> object:
+        return None if value == "never" else value
+
+
+@pytest.mark.parametrize("default", [None, 5], ids=["not-set", "set-for-all-runs"])
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        pytest.param({"minutes": "never"}, None, id="unset"),
+        pytest.param({"minutes": None}, None, id="null"),
+        pytest.param({"minutes": 9}, 9, id="a-number"),
+    ],
+)
+def test_a_field_that_may_be_none_is_shown_and_can_be_set_and_unset(
+    default: int | None, config: dict[str, object], expected: int | None
+) -> None:
+    timer, rang = with_defaults(Timer, minutes=default), list[object]()
+
+    @dg.asset
+    def alarm(timer: Timer) -> None:
+        rang.append(timer.minutes)
+
+    for given in ({}, config):
+        run_config = {"resources": {"timer": {"config": given}}}
+        assert dg.materialize([alarm], resources={"timer": timer}, run_config=run_config).success
+
+    schema = timer.get_resource_definition().config_schema.config_type.fields
+    assert schema["minutes"].default_value == (default or "never")
+    assert rang == [default, expected]

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, cast
 
 import dagster as dg
 import pyarrow as pa
-from dagster import DagsterExecutionInterruptedError, DagsterRunStatus
+from dagster import DagsterExecutionInterruptedError as Interruption
+from dagster import DagsterRunStatus
 
 from rba_pipeline.assets.checks import results_of_failure
 from rba_pipeline.core.errors import RbaError
@@ -20,11 +21,11 @@ from rba_pipeline.resources.embedding_stream import Traffic
 Recipe = TypeVar("Recipe", bound=Callable[..., Any])
 
 
-class _Interrupted(dg.DagsterError, DagsterExecutionInterruptedError):
+class DagsterExecutionInterruptedError(dg.DagsterError, Interruption):
     """The end of a step that was interrupted.
 
     Dagster announces another try of such a step, which never comes, if it has a retry policy. Only
-    its own errors pass by the policy.
+    its own errors pass by the policy. Its executor knows an interruption by this name.
     """
 
 
@@ -42,12 +43,12 @@ def one_message(recipe: Recipe) -> Recipe:
             # A step that makes no asset of its own has nothing to hand over.
             if made is not None:
                 yield made
-        except (DagsterExecutionInterruptedError, KeyboardInterrupt) as interruption:
+        except (Interruption, KeyboardInterrupt) as interruption:
             # Dagster takes SIGTERM for a failure, unless somebody asked it for the end of the run.
             run = context.instance.get_run_by_id(context.run_id)
             if run is not None and run.status is DagsterRunStatus.STARTED:
                 context.instance.report_run_canceling(run)
-            raise _Interrupted("the run was cancelled") from interruption
+            raise DagsterExecutionInterruptedError("the run was cancelled") from interruption
         except RbaError as error:
             if context.has_assets_def:
                 yield from results_of_failure(context.asset_key.to_user_string(), error)

@@ -142,6 +142,9 @@ def test_a_run_is_cancelled_within_ten_seconds_and_gives_its_place_back(
         expect(web.page.get_by_text("Canceled", exact=True).first).to_be_visible(timeout=10_000)
         freed = web.slots_in_use()
         web.keep("cancelled")
+        # No other try is announced, no stack of a process: it was interrupted.
+        expect(web.page.get_by_text("STEP_UP_FOR_RETRY")).to_have_count(0)
+        expect(web.page.get_by_text("DagsterSubprocessError")).to_have_count(0)
     finally:
         gone.set()
 

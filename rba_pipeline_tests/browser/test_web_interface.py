@@ -86,6 +86,8 @@ def test_batch_size_and_parallelism_are_changed_in_the_launchpad(web: WebInterfa
 def test_a_backfill_runs_each_partition_with_its_configuration(web: WebInterface) -> None:
     backfill = web.backfill(BACKFILLED, BACKFILL_CONFIG)
     expect(web.page.get_by_text("100% completed")).to_be_visible(timeout=RUN_S * 1000)
+    # The daemon notices some time after the last run; a column keeps this name.
+    expect(web.page.get_by_text("In progress", exact=True)).to_have_count(1)
     web.keep("backfill")
 
     runs = web.runs(dagster_backfill=backfill)

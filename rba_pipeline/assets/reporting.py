@@ -125,8 +125,11 @@ def picture_of(traffic: Traffic) -> str:
         (step.at_s, step.bounds.batch_size, step.bounds.parallel_batches) for step in traffic.path
     ]
     encoded = base64.b64encode(pace_plot(steps, traffic.seconds).encode()).decode()
-    last = traffic.path[-1].bounds
+    last, changes = traffic.path[-1].bounds, len(traffic.path) - 1
+    how_often = {0: "From beginning to end", 1: "1 change, at the end"}.get(
+        changes, f"{changes} changes, at the end"
+    )
     return (
-        f"![pace](data:image/svg+xml;base64,{encoded})\n\n{len(traffic.path) - 1} changes, at the "
-        f"end {last.batch_size} texts per request × {last.parallel_batches} requests"
+        f"![pace](data:image/svg+xml;base64,{encoded})\n\n{how_often} {last.batch_size} texts per "
+        f"request × {last.parallel_batches} requests in flight"
     )

@@ -41,6 +41,16 @@ def test_a_step_is_drawn_at_its_time_and_height() -> None:
     points = [tuple(map(float, point.split(","))) for point in batch.get("points", "").split()]
     middle = (points[0][0] + points[-1][0]) / 2
     corner = [y for x, y in points if x == middle]
-    # Half of the height, then all of it.
+    _, frame = picture.findall(f"{SVG}rect")
+    bottom = float(frame.get("y", "")) + float(frame.get("height", ""))
+    # Twice as high after it.
     assert len(corner) == 2
-    assert corner[0] - corner[1] == pytest.approx(points[0][1] - 18)
+    assert bottom - corner[1] == pytest.approx(2 * (bottom - corner[0]), abs=0.2)
+
+
+def test_two_even_lines_do_not_cover_each_other_and_begin_at_the_left() -> None:
+    picture = ElementTree.fromstring(pace_plot([(0.4, 4, 3)], 2.0))
+
+    batch, parallel = (line.get("points", "").split() for line in picture.iter(f"{SVG}polyline"))
+    assert batch[0].split(",")[0] == parallel[0].split(",")[0] == "36.0"
+    assert batch[0].split(",")[1] != parallel[0].split(",")[1]

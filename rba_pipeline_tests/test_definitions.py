@@ -12,7 +12,13 @@ from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.parsing.limits import ParseLimits
 from rba_pipeline.core.presets import FROM_PRESET, Preset
-from rba_pipeline.definitions import SAMPLE_CORPUS, Settings, build_defs, corpus_name
+from rba_pipeline.definitions import (
+    SAMPLE_CORPUS,
+    Settings,
+    build_defs,
+    build_resources,
+    corpus_name,
+)
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline_tests.installation import Installation
 
@@ -171,6 +177,15 @@ def test_every_column_of_every_asset_is_explained_in_the_web_interface() -> None
             assert column.description, (asset, column.name)
             # Short enough to leave room for the description beside it.
             assert len(column.type) <= len("list of struct"), (asset, column.name, column.type)
+
+
+def test_every_setting_is_explained_in_the_launchpad_and_no_docstring_of_the_code() -> None:
+    for name, resource in build_resources(DEFAULTS).items():
+        definition = resource.get_resource_definition()
+        assert definition.description, name
+        assert "``" not in definition.description, name
+        for field, setting in definition.config_schema.config_type.fields.items():
+            assert setting.description, (name, field)
 
 
 def test_the_launchpad_shows_what_a_run_is_changed_by_also_where_it_is_not_set() -> None:

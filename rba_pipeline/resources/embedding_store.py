@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from rba_pipeline.core.embeddings import Outcome, Part, Space, batched
 from rba_pipeline.core.errors import RecordMissing
@@ -86,8 +86,8 @@ class EmbeddingStore(dg.ConfigurableResource):
     killed at any moment is continued from what the parts hold.
     """
 
-    store: str
-    corpus: str
+    store: str = Field(description="Root of the record: a local folder or an fsspec URL.")
+    corpus: str = Field(description="Name of the publications that this is about.")
 
     # Names this writer's own parts: only those are merged, also when a lost twin of it still runs.
     _writer: str = PrivateAttr(default_factory=lambda: secrets.token_hex(6))

@@ -9,6 +9,7 @@ from typing import cast
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from rba_pipeline.core.chunks import Chunk
 from rba_pipeline.core.documents import Document, Section
@@ -88,8 +89,8 @@ class Written:
 class RecordStore(dg.ConfigurableResource):
     """The record: documents and chunks in Parquet, below a local folder or any fsspec URL."""
 
-    store: str
-    corpus: str
+    store: str = Field(description="Root of the record: a local folder or an fsspec URL.")
+    corpus: str = Field(description="Name of the publications that this is about.")
 
     def documents_path(self, window: Window) -> str:
         """Return where the documents of ``window`` are kept, relative to the store."""

@@ -60,7 +60,7 @@ class VectorStore(CheckedResource):
     """
 
     database_url: str = Field(description="postgresql://user:password@host:port/database; secret.")
-    corpus: str
+    corpus: str = Field(description="Name of the publications that this is about.")
     retry_for_s: int = Field(
         default=60,
         description="Seconds for which a database that went away or is busy is tried again, 0 to "

@@ -1,5 +1,6 @@
 """A resource whose values are defaults: run config replaces single fields and keeps the others."""
 
+import inspect
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -22,5 +23,7 @@ def with_defaults(resource: type[Resource], **values: Any) -> Resource:
         )
         for name, value in values.items()
     }
-    made = create_model(resource.__name__, __base__=resource, __doc__=resource.__doc__, **fields)
+    # The Launchpad shows it: what a method raises is for readers of the code.
+    first = (inspect.getdoc(resource) or "").partition("\n\n")[0]
+    made = create_model(resource.__name__, __base__=resource, __doc__=first, **fields)
     return made()

@@ -68,6 +68,7 @@ def test_batch_size_and_parallelism_are_changed_in_the_launchpad(web: WebInterfa
     web.open_launchpad(LAUNCHED)
     web.set_field("parallel_batches", 3)
     web.set_field("batch_size", 4)
+    web.button_to_launch()
     web.keep("launchpad")
     web.launch()
     assert web.ended() == "Success"
@@ -114,7 +115,7 @@ def test_a_bad_value_is_refused_with_one_message_and_nothing_runs(web: WebInterf
     before = web.runs()
     web.open_launchpad(CANCELLED)
     web.set_field("batch_size", 0)
-    web.press_materialise()
+    web.button_to_launch().click()
     message = web.page.get_by_text("batch_size=0: allowed is a whole number from 1 to 2048")
     expect(message).to_be_visible()
     web.keep("refused")

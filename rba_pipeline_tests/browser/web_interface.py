@@ -82,15 +82,15 @@ class WebInterface:
             lines.filter(has_text=re.compile(rf"^\s*{name}: {re.escape(str(value))}$"))
         ).to_be_visible()
 
-    def press_materialise(self) -> None:
-        """Launch what the Launchpad holds."""
+    def button_to_launch(self) -> Locator:
+        """Return the Launchpad's button, once Dagster has looked at the config."""
         button = self.page.locator("button:visible", has_text=re.compile("^Materialize$"))
         expect(button).to_be_enabled()
-        button.click()
+        return button
 
     def launch(self) -> str:
         """Launch what the Launchpad holds, and return the id of the run whose page opens."""
-        self.press_materialise()
+        self.button_to_launch().click()
         self.page.wait_for_url(re.compile("/runs/"))
         return self.page.url.rpartition("/")[2]
 

@@ -49,8 +49,7 @@ def write_record(settings: Settings, chunks: int) -> None:
     ]
     with neighbours(settings) as found:
         found.vector_store.migrate()
-        with found.vector_store.catalogue_lock():
-            found.source.refresh(today())
+        found.vector_store.holding_catalogue(lambda: found.source.refresh(today()))
         chunking_id = found.chunking.settings(found.embedding.handshake()).chunking_id
         found.records.write_documents(window, [entry(each) for each in documents], documents)
         made = (_chunk(number, documents) for number in range(chunks))

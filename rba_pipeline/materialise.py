@@ -47,8 +47,7 @@ def partitions_to_materialise(
     The second value says what the refresh did.
     """
     day = today()
-    with vector_store.catalogue_lock():
-        refreshed = source.refresh(day)
+    refreshed = vector_store.holding_catalogue(lambda: source.refresh(day))
     first_day = date(settings.first_year, 1, 1)
     days = {*source.catalogue(day).filing_dates(), *vector_store.filing_dates()}
     partitions = partitions_by(settings.grain, settings.first_year)

@@ -112,10 +112,9 @@ class Planner:
 
     def _refreshed(self, on_progress: Progress) -> tuple[Catalogue, int]:
         day = today()
-        with self.vector_store.catalogue_lock():
-            refreshed = self.source.refresh(
-                day, lambda done, total: on_progress("files", done, total)
-            )
+        refreshed = self.vector_store.holding_catalogue(
+            lambda: self.source.refresh(day, lambda done, total: on_progress("files", done, total))
+        )
         return self.source.catalogue(day), refreshed.parsed
 
     def _counting(self, catalogue: Catalogue, info: ServiceInfo) -> Counting:

@@ -20,10 +20,11 @@ def retry(
         BadSetting: A name is of no text in quarantine; nothing was changed.
     """
     asked = _listed(vector_store) if names is None else names
-    with vector_store.outcomes_lock():
-        return _changed(
+    return vector_store.holding_outcomes(
+        lambda: _changed(
             embedding_store, asked, lambda row: replace(row, attempts=0, is_forgotten=False)
         )
+    )
 
 
 def forget(
@@ -38,12 +39,13 @@ def forget(
     """
     asked = _listed(vector_store) if names is None else names
     # The record first: the database's list is made from it.
-    with vector_store.outcomes_lock():
-        windows = _changed(
+    windows = vector_store.holding_outcomes(
+        lambda: _changed(
             embedding_store,
             asked,
             lambda row: replace(row, attempts=max(1, row.attempts), is_forgotten=True),
         )
+    )
     vector_store.drop_from_quarantine("text", asked)
     return windows
 

@@ -52,8 +52,9 @@ def publications_changed(
         try:
             with vector_store.in_haste() as hasty:
                 day = today()
-                with hasty.catalogue_lock(LOCK_S):
-                    left = source.refresh(day, budget_s=BUDGET_S).left
+                left = hasty.holding_catalogue(
+                    lambda: source.refresh(day, budget_s=BUDGET_S).left, LOCK_S
+                )
                 changed = changed_partitions(partitions, source.catalogue(day), hasty)
         except (SourceUnavailable, DatabaseBusy) as error:
             return dg.SkipReason(f"{type(error).__name__}: {error}")

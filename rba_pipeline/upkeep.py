@@ -59,8 +59,7 @@ def backfill_stale_job(
     ) -> None:
         """Refresh the catalogue, and start one backfill of the partitions that are not current."""
         day = today()
-        with vector_store.catalogue_lock():
-            source.refresh(day)
+        vector_store.holding_catalogue(lambda: source.refresh(day))
         catalogue = source.catalogue(day)
         if config.source_only:
             changed = changed_partitions(partitions, catalogue, vector_store)

@@ -14,8 +14,7 @@ def standing_of(installation: Installation) -> dict[str, Standing]:
     settings = installation.settings
     with installation.neighbours() as found:
         found.vector_store.migrate()
-        with found.vector_store.catalogue_lock():
-            found.source.refresh(today())
+        found.vector_store.holding_catalogue(lambda: found.source.refresh(today()))
         info = found.embedding.handshake()
         stand = standings(
             partitions_by(settings.grain, settings.first_year),

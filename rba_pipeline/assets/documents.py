@@ -10,13 +10,13 @@ from rba_pipeline.assets.progress import ProgressReport
 from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.assets.timings import times_of
 from rba_pipeline.core.checks import as_catalogued
-from rba_pipeline.core.promises import require
+from rba_pipeline.core.promises import Verdict, require
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.partitions import today
-from rba_pipeline.resources.catalogue import Quarantined
-from rba_pipeline.resources.document_source import DocumentSource
+from rba_pipeline.resources.catalogue import Catalogue, Quarantined
+from rba_pipeline.resources.document_source import DocumentSource, Refreshed
 from rba_pipeline.resources.quarantine import QuarantineEntry
-from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore
+from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore, Written
 from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_store import VectorStore
 
@@ -47,7 +47,8 @@ def documents_asset(
         missing source folder is an error and deletes nothing.
         """
         window, day, stopwatch = window_in(context), today(), Stopwatch("documents")
-        with stopwatch.stage(Stage.DATABASE), vector_store.catalogue_lock():
+
+        def bring_up_to_date() -> tuple[Refreshed, Catalogue, Written, Verdict]:
             with stopwatch.stage(Stage.LISTING):
                 progress = ProgressReport(context, "files")
                 refreshed = source.refresh(day, progress.of_files, stopwatch)
@@ -64,6 +65,12 @@ def documents_asset(
                 )
             refused = [*map(_refused, catalogue.quarantine()), *map(_kept, catalogue.outdated())]
             vector_store.replace_quarantine("document", None, refused)
+            return refreshed, catalogue, written, verdict
+
+        with stopwatch.stage(Stage.DATABASE):
+            refreshed, catalogue, written, verdict = vector_store.holding_catalogue(
+                bring_up_to_date
+            )
         return dg.MaterializeResult(
             check_results=check_results(require([verdict])),
             metadata={

@@ -113,7 +113,8 @@ class EmbeddingRun:
     def write_outcomes(self, ledger: TextLedger) -> Outcomes:
         """Write what became of every text, and return it."""
         rejections = {each.text_hash: each for each in self.traffic.rejections}
-        with self.stopwatch.stage(Stage.DATABASE), self.vector_store.outcomes_lock():
+
+        def write() -> None:
             # Read here: somebody may have given a text a second chance meanwhile.
             before = self.embedding_store.earlier(self.window, self.info.space.id)
             rows = (
@@ -126,6 +127,9 @@ class EmbeddingRun:
                 self.embedding_store.write_outcomes(
                     self.window, self.info.space, self.chunking_id, rows
                 )
+
+        with self.stopwatch.stage(Stage.DATABASE):
+            self.vector_store.holding_outcomes(write)
         return self.embedding_store.outcomes(self.window)
 
     def verdicts(self) -> list[Verdict]:

@@ -12,7 +12,7 @@ import psycopg
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from rba_pipeline.core.errors import DatabaseError
+from rba_pipeline.core.errors import DatabaseError, DatabaseUnavailable
 from rba_pipeline.core.patience import Patience
 from rba_pipeline.resources import locks, schema
 from rba_pipeline.resources.refusals import Refusal, refusal_of
@@ -42,6 +42,10 @@ _SESSION = {
     "tcp_keepalives_interval": "10s",
     "tcp_keepalives_count": "3",
 }
+
+
+class _LockLost(DatabaseUnavailable):
+    """The connection was lost, and with it the lock that was held."""
 
 
 class Database:
@@ -106,17 +110,39 @@ class Database:
                 pause_s = self._pause_s(refused, failed, elapsed_s)
                 if pause_s is None or self._closing.wait(pause_s):
                     often = f" {failed} times within {elapsed_s:.1f} s" if failed > 1 else ""
-                    raise refused.kind(
+                    kind = _LockLost if refused.is_lost and self._is_pinned else refused.kind
+                    raise kind(
                         f"{self._place}: {what} failed{often}: {refused.sentence}{holders}"
                     ) from error
 
-    @contextmanager
-    def session_lock(self, noun: str, key: int, timeout_s: float) -> Iterator[None]:
-        """Hold the advisory lock ``key``, which stands for ``noun``, for the block.
+    def holding(self, noun: str, key: int, timeout_s: float, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns, with the advisory lock ``key``, for ``noun``, held by us.
 
-        A connection that is lost meanwhile is not made again: the lock went with it, and somebody
-        else may have it.
+        The lock goes with a connection that is lost meanwhile, and somebody else may have it then:
+        ``work`` is begun again under the lock of another connection. It may use this database.
+
+        Raises:
+            DatabaseBusy: Others held the lock for ``timeout_s``.
+            DatabaseUnavailable: The connection was lost, as often as it was tried.
         """
+        failed, lost_at_s = 0, 0.0
+        while True:
+            try:
+                with self._session_lock(noun, key, timeout_s):
+                    return work()
+            except _LockLost as lost:
+                failed += 1
+                now_s = time.monotonic()
+                lost_at_s = lost_at_s or now_s
+                pause_s = self._patience.next_pause_s(
+                    failed=failed, elapsed_s=now_s - lost_at_s, jitter=random.random()
+                )
+                if pause_s is None or self._closing.wait(pause_s):
+                    raise DatabaseUnavailable(f"{lost} ({failed} times)") from lost
+
+    @contextmanager
+    def _session_lock(self, noun: str, key: int, timeout_s: float) -> Iterator[None]:
+        """Hold the lock for the block. A connection that is lost meanwhile is not made again."""
 
         def lock(connection: psycopg.Connection) -> None:
             with connection.transaction():

@@ -121,21 +121,22 @@ class VectorStore(CheckedResource):
         """
         self._run("looking at the schema", lambda connection: None)
 
-    @contextmanager
-    def catalogue_lock(self, timeout_s: float = CATALOGUE_LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Keep other runs from refreshing the catalogue; wait for them, an hour at most."""
+    def holding_catalogue(
+        self, work: Callable[[], Result], timeout_s: float = CATALOGUE_LOCK_TIMEOUT_S
+    ) -> Result:
+        """Return what ``work`` returns while no other run refreshes the catalogue; wait for them,
+        an hour at most. ``work`` is begun again if the database goes away meanwhile.
+        """
         key = locks.lock_key("catalogue", self.corpus)
-        with self._reached().session_lock("the catalogue", key, timeout_s):
-            yield
+        return self._reached().holding("the catalogue", key, timeout_s, work)
 
-    @contextmanager
-    def outcomes_lock(self) -> Iterator[None]:
-        """Keep others from changing what became of the corpus' texts; wait for them, a minute at
-        most.
+    def holding_outcomes(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns while nobody else changes what became of the corpus' texts;
+        wait for them, a minute at most. ``work`` is begun again if the database goes away
+        meanwhile.
         """
         key = locks.lock_key("outcomes", self.corpus)
-        with self._reached().session_lock("the outcomes", key, OUTCOMES_LOCK_TIMEOUT_S):
-            yield
+        return self._reached().holding("the outcomes", key, OUTCOMES_LOCK_TIMEOUT_S, work)
 
     def require_room(self, space: Space) -> None:
         """Make sure that vectors of ``space`` could be published, before any is made.

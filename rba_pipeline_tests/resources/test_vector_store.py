@@ -168,15 +168,17 @@ def test_quarantine_of_another_corpus_is_not_touched(store: VectorStore) -> None
 def test_the_catalogue_lock_is_held_by_one_run_at_a_time(store: VectorStore) -> None:
     held, go_on, order = threading.Event(), threading.Event(), list[str]()
 
+    def hold() -> None:
+        held.set()
+        go_on.wait(WAIT_S)
+        order.append("first")
+
     def first() -> None:
-        with store.catalogue_lock():
-            held.set()
-            go_on.wait(WAIT_S)
-            order.append("first")
+        store.holding_catalogue(hold)
 
     def second() -> None:
-        with store_of(store.database_url).open() as other, other.catalogue_lock():
-            order.append("second")
+        with store_of(store.database_url).open() as other:
+            other.holding_catalogue(lambda: order.append("second"))
 
     with ThreadPoolExecutor(2) as pool, ExitStack() as end:
         end.callback(go_on.set)
@@ -191,15 +193,30 @@ def test_the_catalogue_lock_is_held_by_one_run_at_a_time(store: VectorStore) -> 
     assert order == ["first", "second"]
 
 
-def test_a_connection_lost_under_the_catalogue_lock_is_an_error_of_ours(
+def test_work_under_the_catalogue_lock_is_begun_again_when_the_lock_is_lost(
     store: VectorStore, database_url: str
 ) -> None:
-    def lose_it() -> None:
-        with store.catalogue_lock():
-            end_other_connections(database_url)
+    counts = list[tuple[int, int]]()
 
-    with pytest.raises(DatabaseUnavailable):
-        lose_it()
+    def lose_it_once() -> str:
+        if not counts:
+            end_other_connections(database_url)
+        counts.append((0, 0))
+        counts[-1] = store.count()
+        return "done"
+
+    assert store.holding_catalogue(lose_it_once) == "done"
+    assert len(counts) == 2
+
+
+def test_a_catalogue_lock_that_is_lost_each_time_is_an_error_of_ours(
+    store: VectorStore, database_url: str
+) -> None:
+    with (
+        store.in_haste() as hasty,
+        pytest.raises(DatabaseUnavailable, match=r"unlocking the catalogue failed.*\d+ times"),
+    ):
+        hasty.holding_catalogue(lambda: end_other_connections(database_url))
 
 
 @pytest.mark.parametrize(

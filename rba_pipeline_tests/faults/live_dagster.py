@@ -13,6 +13,7 @@ import psutil
 import psycopg
 import requests
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
+from dagster._core.scheduler.instigation import InstigatorTick
 from psycopg import sql
 
 from rba_pipeline import processes
@@ -42,6 +43,11 @@ mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillPara
 """
 _TERMINATE = """
 mutation ($run: String!) { terminateRun(runId: $run) { __typename } }
+"""
+_SWITCH = """
+mutation ($sensor: SensorSelector!, $on: Boolean!) {
+  startSensor(sensorSelector: $sensor) @include(if: $on) { __typename }
+  resetSensor(sensorSelector: $sensor) @skip(if: $on) { __typename } }
 """
 
 
@@ -116,6 +122,19 @@ class LiveDagster:
             "TerminateRunSuccess"
         )
 
+    def switch(self, sensor: str, *, on: bool) -> None:
+        """Switch a sensor on, or to off, which is how our definitions have it."""
+        [answer] = self._ask(_SWITCH, sensor={**_LOCATION, "sensorName": sensor}, on=on).values()
+        assert answer["__typename"] == "Sensor"
+
+    def last_tick(self, sensor: str) -> InstigatorTick | None:
+        """Return the newest evaluation of a sensor, which may be under way."""
+        for state in self.instance.all_instigator_state():
+            if state.instigator_name == sensor:
+                origin, selector = state.instigator_origin_id, state.selector_id
+                return next(iter(self.instance.get_ticks(origin, selector, limit=1)), None)
+        return None
+
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         answer = requests.post(
             f"http://{LOOPBACK}:{self._port}/graphql",
@@ -165,7 +184,7 @@ def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResu
     """Return what Dagster keeps of a run that has ended, whoever ran it."""
     stats = instance.get_run_stats(run.run_id)
     return PartitionResult(
-        key=run.tags[_PARTITION_TAG],
+        key=key_of(run),
         run_id=run.run_id,
         started=stats.start_time or 0.0,
         ended=stats.end_time or 0.0,
@@ -173,6 +192,11 @@ def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResu
         embedding_open_s=0.0,
         failure=None if run.is_success else failure_of(instance, run),
     )
+
+
+def key_of(run: dg.DagsterRun) -> str:
+    """Return the partition of a run."""
+    return run.tags[_PARTITION_TAG]
 
 
 def make_project(folder: Path, postgres: EmbeddedPostgres) -> Installation:

@@ -1,4 +1,4 @@
-# make demo | up | test | browser | faults | faults-full | mutations | bench. Each first makes .venv, or checks it (well under two seconds).
+# make demo | up | test | browser | faults | faults-full | mutations | survival | bench. Each first makes .venv, or checks it (well under two seconds).
 #
 #   PYTHON=python3.11      the interpreter for .venv
 #   TORCH_INDEX=URL        where torch comes from, e.g. PyTorch's index of CPU builds; else pip's own index
@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test browser faults faults-full mutations bench environment clean
+.PHONY: help demo up test browser faults faults-full mutations survival bench environment clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -47,6 +47,7 @@ help:
 	  'make faults every fault that must be survived, and a table of them' \
 	  'make faults-full   the longest of them at full size: an hour of load, backfills of 50 partitions' \
 	  'make mutations     switches off one defence at a time, and sees the test fail that is for it' \
+	  'make survival CORPUS=folder     a backfill of all of it, killed in the middle, and an account of what it left' \
 	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, pace, tune, plan, scale, soak' \
 	  '            ARGS="--help"            says what it does and takes' \
 	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
@@ -88,6 +89,10 @@ faults-full: environment
 mutations: environment
 	unset EMBEDDING_MODEL CORPUS
 	HF_HUB_OFFLINE=1 exec .venv/bin/python -m rba_pipeline_tests.mutations $$ARGS
+
+survival: environment
+	[ -n "$${CORPUS:-}" ] || { echo "make: name the publications: make survival CORPUS=folder" >&2; exit 1; }
+	HF_HUB_OFFLINE=1 exec .venv/bin/python -m rba_pipeline_tests.survival --corpus "$$CORPUS" $$ARGS
 
 bench: environment
 	unset EMBEDDING_MODEL CORPUS

@@ -243,7 +243,7 @@ def test_a_run_whose_processes_were_killed_is_launched_once_more_and_goes_on(
 @pytest.mark.parametrize(
     ("is_refused", "cause"),
     [
-        pytest.param(True, "401", id="the-key-is-wrong"),
+        pytest.param(True, "refuses the key", id="the-key-is-wrong"),
         pytest.param(False, "space", id="another-model-answers"),
     ],
 )

@@ -11,7 +11,7 @@ from dagster._core.execution.backfill import (
     BulkActionStatus,
     PartitionBackfill,
 )
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from rba_pipeline.core.backfill_progress import Progress, Stage, duration
 from rba_pipeline.core.errors import BadSetting
@@ -117,9 +117,14 @@ class Follower:
     def _stage(self, run: DagsterRun | None) -> Stage:
         if run is None:
             return Stage.LEFT
-        if run.is_complete_and_waiting_to_retry:
+        if run.is_complete_and_waiting_to_retry or self._is_undecided(run):
             return Stage.RUNNING
         return _STAGES.get(run.status, Stage.LEFT)
+
+    def _is_undecided(self, run: DagsterRun) -> bool:
+        """Return whether Dagster has yet to say if it launches a run again that has just failed."""
+        says_so = self.instance.run_retries_enabled
+        return run.is_failure and says_so and WILL_RETRY_TAG not in run.tags
 
     def _ended_as(self, key: str, stage: Stage, run: DagsterRun) -> Iterator[str]:
         if stage is Stage.DONE:

@@ -6,18 +6,30 @@ import dagster as dg
 from dagster import DagsterEvent, DagsterEventType, DagsterRun
 from dagster._core.events import JobFailureData
 
-_FAILURES = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
+_FAILURES = {
+    DagsterEventType.STEP_FAILURE,
+    DagsterEventType.RUN_FAILURE,
+    # Before Dagster marks a run as failed whose process has died, it says here what became of it.
+    DagsterEventType.ENGINE_EVENT,
+}
+# All that it says then of the failure itself.
+_FROM_OUTSIDE = "marked as failed from outside"
 
 
 def failure_of(instance: dg.DagsterInstance, run: DagsterRun) -> str:
     """Return the one message of a run that did not succeed: the step, and what it died of."""
     told = "it was cancelled" if run.status is dg.DagsterRunStatus.CANCELED else ""
+    noticed = ""
     for entry in instance.all_logs(run.run_id, of_type=_FAILURES):
         event = entry.dagster_event
         if event is not None and event.is_step_failure:
             return f"{event.step_key}: {_step_failure(event)}"
         if event is not None and event.event_type is DagsterEventType.RUN_FAILURE:
             told = _run_failure(event)
+            if _FROM_OUTSIDE in told:
+                told = noticed or told
+        elif event is not None:
+            noticed = event.message or ""
     return told or "the run failed before its first step; see the run in Dagster's UI"
 
 

@@ -13,6 +13,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 
 from rba_pipeline.backfills import start_backfill
 from rba_pipeline.following import SILENT_S, Follower, follow
+from rba_pipeline.run_outcomes import failure_of
 from rba_pipeline_tests.command_line import called
 from rba_pipeline_tests.installation import Installation, failures
 from rba_pipeline_tests.oracle_service import OracleService, Reply
@@ -303,6 +304,31 @@ def test_a_killed_run_that_is_launched_again_counts_as_running_until_it_ends(
     assert "2 of 3 partitions done, 1 running" in before[2]
     assert meanwhile == ([], False)
     assert status == 0
+
+
+def test_a_failure_is_told_when_it_is_decided_that_the_run_is_not_launched_again() -> None:
+    settings = {"run_retries": {"enabled": True}}
+    with dg.DagsterInstance.ephemeral(settings=settings) as instance:
+        a_daemon_lives(instance, time.time())
+        name = start_backfill(instance, KEYS, {}, {}, "of three")
+        follower = Follower(instance, name)
+        run = a_run(instance, name, KEYS[2], DagsterRunStatus.FAILURE)
+        undecided = [*follower.look(time.time())]
+        instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+        decided = [*follower.look(time.time())]
+
+    assert undecided == []
+    assert [line.partition(":")[0] for line in decided] == ["2013-01-01 failed"]
+
+
+def test_of_a_run_whose_process_died_it_is_said_what_killed_it() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = a_run(instance, "", KEYS[0], DagsterRunStatus.STARTED)
+        instance.report_engine_event("Its process was terminated by signal 9.", run)
+        instance.report_run_failed(run)
+        told = failure_of(instance, run)
+
+    assert told == "Its process was terminated by signal 9."
 
 
 def _success(run: dg.DagsterRun) -> dg.EventLogEntry:

@@ -18,7 +18,7 @@ from rba_pipeline.command_options import named_keys, partitions_options, say_pro
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.backfill_progress import Progress
 from rba_pipeline.core.presets import RANGES, Preset
-from rba_pipeline.definitions import Settings
+from rba_pipeline.definitions import Settings, build_defs, check_run_config
 from rba_pipeline.dry_run import plan_partitions, planner_of
 from rba_pipeline.following import Follower, backfill_named, follow
 from rba_pipeline.local_service import addresses_file
@@ -87,7 +87,7 @@ def backfill(
     settings = Settings.read(os.environ)
     # Before anything is asked or started for it.
     keys = named_keys(range_text, settings)
-    backfilling.check_run_config(settings, run_config)
+    check_run_config(build_defs(settings), run_config)
     with _instance() as instance:
         if not dry_run:
             backfilling.require_daemon(instance)

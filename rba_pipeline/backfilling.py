@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterInvalidConfigError, RunsFilter
+from dagster import RunsFilter
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from rba_pipeline.backfills import LAUNCHED_BY, start_backfill, under_way
 from rba_pipeline.core.backfill_progress import duration
-from rba_pipeline.core.errors import BadSetting, RbaError
+from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.standings import Standing, State
-from rba_pipeline.definitions import Settings, build_defs
 from rba_pipeline.following import SILENT_S, START_A_DAEMON, silence_s
-from rba_pipeline.jobs import PUBLISH
 
 ALL, FAILED = "all", "failed"
 ONLY = (State.MISSING.value, State.STALE.value, FAILED, ALL)
@@ -42,20 +40,6 @@ def embedding_config(**values: object) -> dict[str, Any]:
     """Return the run config that sets those fields of ``embedding`` that are not ``None``."""
     given = {name: value for name, value in values.items() if value is not None}
     return {"resources": {"embedding": {"config": given}}} if given else {}
-
-
-def check_run_config(settings: Settings, run_config: Mapping[str, Any]) -> None:
-    """Refuse what Dagster would refuse at launch, with the same message.
-
-    Raises:
-        BadSetting: A value is out of range, of another type, or nothing that Dagster knows.
-    """
-    job = build_defs(settings).resolve_job_def(PUBLISH)
-    try:
-        dg.validate_run_config(job, dict(run_config))
-    except DagsterInvalidConfigError as error:
-        told = "; ".join(each.message for each in error.errors) or str(error)
-        raise BadSetting(told) from None
 
 
 def require_daemon(instance: dg.DagsterInstance) -> None:

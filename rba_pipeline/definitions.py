@@ -174,7 +174,7 @@ def build_defs(
     by_itself = _launching_by_itself(settings, partitions, resources)
     made = dg.Definitions.merge(assets, plan_job(partitions), tuning, by_itself)
     if settings.scheduled_run_config:
-        _check_run_config(made, settings.scheduled_run_config)
+        check_run_config(made, settings.scheduled_run_config, f"{SCHEDULED_RUN_CONFIG}: ")
     return made
 
 
@@ -196,12 +196,22 @@ def _launching_by_itself(
     )
 
 
-def _check_run_config(made: dg.Definitions, run_config: Mapping[str, Any]) -> None:
+def check_run_config(
+    made: dg.Definitions, run_config: Mapping[str, Any], given_as: str = ""
+) -> None:
+    """Refuse what Dagster would refuse when a partition's run is launched, with the same message.
+
+    Args:
+        given_as: What the message begins with.
+
+    Raises:
+        BadSetting: A value is out of range, of another type, or nothing that Dagster knows.
+    """
     try:
         dg.validate_run_config(made.resolve_job_def(PUBLISH), dict(run_config))
     except dg.DagsterInvalidConfigError as error:
         told = "; ".join(each.message for each in error.errors) or str(error)
-        raise BadSetting(f"{SCHEDULED_RUN_CONFIG}: {told}") from None
+        raise BadSetting(f"{given_as}{told}") from None
 
 
 def corpus_name(source: str) -> str:

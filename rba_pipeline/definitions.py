@@ -17,7 +17,7 @@ from rba_pipeline.assets.vectors import vectors_asset
 from rba_pipeline.core.backlog import USUAL_STEPS
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.parsing.limits import LIMITS, ParseLimits, variable
-from rba_pipeline.core.presets import RANGES, Preset
+from rba_pipeline.core.presets import RANGES, Preset, whole_number
 from rba_pipeline.jobs import PUBLISH, plan_job, publish_partition
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.chunking import Chunking
@@ -36,6 +36,13 @@ from rba_pipeline.upkeep import backfill_stale_job, config_of
 ONE_MORE_TRY = dg.RetryPolicy(max_retries=1, delay=5)
 
 SCHEDULED_RUN_CONFIG = "RBA_SCHEDULED_RUN_CONFIG"
+
+_RANGED = {
+    "EMBEDDING_BATCH_SIZE": "batch_size",
+    "EMBEDDING_PARALLEL_BATCHES": "parallel_batches",
+    "EMBEDDING_API_TIMEOUT": "timeout_s",
+    "EMBEDDING_OUTAGE_SECONDS": "outage_s",
+}
 
 SAMPLE_CORPUS = Path(__file__).parent / "sample_corpus"
 
@@ -241,7 +248,8 @@ def _whole_number(environment: Mapping[str, str], name: str, default: int = 0) -
     try:
         return int(text)
     except ValueError:
-        raise BadSetting(f"{name}={text!r}: expected a whole number") from None
+        allowed = whole_number(_RANGED[name]) if name in _RANGED else "whole number"
+        raise BadSetting(f"{name}={text!r}: expected a {allowed}") from None
 
 
 def _run_config(environment: Mapping[str, str]) -> dict[str, Any]:

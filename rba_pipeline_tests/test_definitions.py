@@ -20,6 +20,7 @@ from rba_pipeline.definitions import (
     corpus_name,
 )
 from rba_pipeline.jobs import PUBLISH
+from rba_pipeline_tests.bad_values import BAD_VALUES, BadValue
 from rba_pipeline_tests.installation import Installation
 
 DEFAULTS = Settings(
@@ -126,6 +127,23 @@ def test_a_bad_value_is_refused_with_variable_and_range(
 ) -> None:
     with pytest.raises(BadSetting, match=message):
         Settings.read({name: value})
+
+
+@pytest.mark.parametrize("bad", BAD_VALUES, ids=lambda bad: bad.name)
+def test_a_bad_value_is_refused_with_one_message_at_launch_and_in_the_schedules(
+    bad: BadValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBA_DATABASE_URL", "postgresql://127.0.0.1:9/none")
+    config = {"resources": {"embedding": {"config": bad.values}}}
+    job = build_defs(DEFAULTS).resolve_job_def(PUBLISH)
+
+    with pytest.raises(dg.DagsterInvalidConfigError) as launched:
+        dg.validate_run_config(job, config)
+    with pytest.raises(BadSetting) as scheduled:
+        build_defs(replace(DEFAULTS, scheduled_run_config=config))
+
+    assert str(launched.value).count(bad.said) == 1
+    assert str(scheduled.value).startswith(f"RBA_SCHEDULED_RUN_CONFIG: {bad.said}")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,12 @@ RANGES: Mapping[str, tuple[int, int, str]] = MappingProxyType(
 )
 
 
+def whole_number(name: str) -> str:
+    """Return what a setting of ``RANGES`` may be."""
+    low, high, unit = RANGES[name]
+    return f"whole number from {low} to {high} ({unit})"
+
+
 def setting_problems(values: Mapping[str, object]) -> list[str]:
     """Return one sentence for each value outside its range; names without a range are not looked
     at.
@@ -57,15 +63,13 @@ def setting_problems(values: Mapping[str, object]) -> list[str]:
     ``None`` and ``FROM_PRESET`` stand for what nobody set, and are always allowed.
     """
     problems = []
-    for name, (low, high, unit) in RANGES.items():
+    for name, (low, high, _) in RANGES.items():
         value = values.get(name)
         if value is None or value == FROM_PRESET:
             continue
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not low <= value <= high:  # type: ignore[operator]
-            problems.append(
-                f"{name}={value!r}: allowed is a whole number from {low} to {high} ({unit})"
-            )
+            problems.append(f"{name}={value!r}: allowed is a {whole_number(name)}")
     return problems
 
 

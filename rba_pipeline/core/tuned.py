@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.core.presets import RANGES, Bounds
+from rba_pipeline.core.presets import RANGES, Bounds, whole_number
 from rba_pipeline.core.tuning import Measurement
 
 _FORMAT = 1
@@ -98,12 +98,10 @@ _AGAIN = "Run `rba-pipeline tune` to write it anew, or choose another preset"
 
 
 def _whole(content: Mapping[str, object], name: str) -> int:
-    low, high, unit = RANGES[name]
+    low, high, _ = RANGES[name]
     value = content[name]
     if type(value) is not int or not low <= value <= high:
-        raise BadSetting(
-            f"{name}={value!r}: allowed is a whole number from {low} to {high} ({unit})"
-        )
+        raise BadSetting(f"{name}={value!r}: allowed is a {whole_number(name)}")
     return value
 
 

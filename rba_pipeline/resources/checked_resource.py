@@ -1,6 +1,7 @@
 """A resource whose launch-time values are checked when a run is configured, before it starts."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar, get_args
 
 import dagster as dg
@@ -8,6 +9,7 @@ from dagster import Shape
 from dagster._config.pythonic_config.resource import ConfigurableResourceFactoryResourceDefinition
 
 from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.resources.told_types import told
 
 
 class CheckedResource(dg.ConfigurableResource):
@@ -32,6 +34,11 @@ class CheckedResource(dg.ConfigurableResource):
         Raises:
             BadSetting: One message with every wrong value and its range.
         """
+
+    @classmethod
+    def allowed(cls) -> Mapping[str, str]:
+        """Return by field what Dagster says may stand there, to whoever gives another type."""
+        return {}
 
     def get_resource_definition(self) -> ConfigurableResourceFactoryResourceDefinition:
         plain = super().get_resource_definition()
@@ -62,6 +69,11 @@ class CheckedResource(dg.ConfigurableResource):
 
 
 class _CheckedDefinition(ConfigurableResourceFactoryResourceDefinition):
+    @cached_property
+    def config_field(self) -> dg.Field | None:
+        plain = super().config_field
+        return plain and told(plain, self.configurable_resource_cls.allowed())  # type: ignore[attr-defined]
+
     def apply_config_mapping(self, config: Any) -> Any:
         evaluated = super().apply_config_mapping(config)
         if evaluated.success:

@@ -23,6 +23,7 @@ from rba_pipeline.core.presets import (
     Preset,
     check_settings,
     effective_bounds,
+    whole_number,
 )
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
@@ -141,6 +142,11 @@ class Embedding(CheckedResource):
         cls.check_values(values)
         if values.get("preset") == TUNED and isinstance(place := values.get("tuned_file"), str):
             read_tuned(place)
+
+    @classmethod
+    def allowed(cls) -> Mapping[str, str]:
+        ranges = {name: whole_number(name) for name in RANGES}
+        return {"preset": f"Preset ({', '.join(Preset)})", **ranges}
 
     @classmethod
     def check_values(cls, values: Mapping[str, object]) -> None:

@@ -44,7 +44,7 @@ help:
 	  'make browser   the web interface, used in a real browser; pictures of its pages in .state/screenshots' \
 	  '            CHROMIUM=/usr/bin/chromium' \
 	  '            PICTURES=docs/images     takes the pictures of the guide there' \
-	  'make faults every fault that must be survived, and a table of them' \
+	  'make faults every fault that must be survived, and a table of them; and what else takes minutes' \
 	  'make faults-full   the longest of them at full size: an hour of load, backfills of 50 partitions' \
 	  'make mutations     switches off one defence at a time, and sees the test fail that is for it' \
 	  'make survival CORPUS=folder     a backfill of all of it, killed in the middle, and an account of what it left' \
@@ -80,7 +80,7 @@ browser: environment
 
 faults: environment
 	unset EMBEDDING_MODEL CORPUS
-	$(PYTEST) --fault-table -m "case and not full" $$ARGS
+	$(PYTEST) --fault-table -m "(case or long) and not full" $$ARGS
 
 faults-full: environment
 	unset EMBEDDING_MODEL CORPUS

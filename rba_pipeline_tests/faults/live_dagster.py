@@ -4,8 +4,9 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -41,6 +42,12 @@ _BACKFILL = """
 mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
 """
+_LAUNCH_SEVERAL = """
+mutation ($list: [ExecutionParams!]!) { launchMultipleRuns(executionParamsList: $list) {
+  __typename ... on LaunchMultipleRunsResult { launchMultipleRunsResult {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } } } } ... on PythonError { message } } }
+"""
 _TERMINATE = """
 mutation ($run: String!) { terminateRun(runId: $run) { __typename } }
 """
@@ -49,6 +56,13 @@ mutation ($sensor: SensorSelector!, $on: Boolean!) {
   startSensor(sensorSelector: $sensor) @include(if: $on) { __typename }
   resetSensor(sensorSelector: $sensor) @skip(if: $on) { __typename } }
 """
+
+
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+class Refused(Exception):
+    """Dagster launches nothing; the text is what its web interface shows."""
 
 
 class LiveDagster:
@@ -92,29 +106,45 @@ class LiveDagster:
         """Wait until ``condition()``: Dagster tells of its state only if asked."""
         processes.wait_until(condition, self._code_server, deadline_s)
 
-    def launch(self, key: str, config: dict[str, Any] | None = None) -> str:
-        """Put a run of the whole job into the queue, and return its id."""
-        params = {
-            "selector": {**_LOCATION, "pipelineName": PUBLISH},
-            "runConfigData": config or {},
-            "mode": "default",
-            "executionMetadata": {"tags": [{"key": _PARTITION_TAG, "value": key}]},
-        }
-        return str(self._ask(_LAUNCH, params=params)["launchRun"]["run"]["runId"])
+    def launch(
+        self, key: str, config: dict[str, Any] | None = None, tags: Mapping[str, str] = _NO_TAGS
+    ) -> str:
+        """Put a run of the whole job into the queue, and return its id.
 
-    def backfill(self, keys: Sequence[str]) -> str:
+        Raises:
+            Refused: Dagster does not take it.
+        """
+        params = _params({"pipelineName": PUBLISH}, key, config or {}, tags)
+        return _run_id(self._ask(_LAUNCH, params=params)["launchRun"])
+
+    def launch_assets(self, names: Sequence[str], key: str, config: dict[str, Any]) -> str:
+        """Do the same for assets, as the page of the asset graph does."""
+        selection = [{"path": [name]} for name in names]
+        selector = {"pipelineName": "__ASSET_JOB", "assetSelection": selection}
+        answer = self._ask(_LAUNCH_SEVERAL, list=[_params(selector, key, config)])
+        told = answer["launchMultipleRuns"]
+        return _run_id(told["launchMultipleRunsResult"][0] if "message" not in told else told)
+
+    def backfill(self, keys: Sequence[str], config: dict[str, Any] = IN_ONE_PROCESS) -> str:
         """Begin a backfill of the whole job, each run in one process, and return its id."""
         selector = {
             "partitionSetName": f"{PUBLISH}_partition_set",
             "repositorySelector": _LOCATION,
         }
-        params = {
-            "selector": selector,
-            "partitionNames": list(keys),
-            "runConfigData": IN_ONE_PROCESS,
-        }
-        asked = self._ask(_BACKFILL, params=params)
-        return str(asked["launchPartitionBackfill"]["backfillId"])
+        return self._backfill(selector=selector, partitionNames=keys, runConfigData=config)
+
+    def backfill_assets(
+        self, names: Sequence[str], keys: Sequence[str], config: dict[str, Any]
+    ) -> str:
+        """Do the same for assets, as the page of the asset graph does."""
+        selection = [{"path": [name]} for name in names]
+        return self._backfill(assetSelection=selection, partitionNames=keys, runConfigData=config)
+
+    def _backfill(self, **params: Any) -> str:
+        asked = self._ask(_BACKFILL, params=params)["launchPartitionBackfill"]
+        if "backfillId" not in asked:
+            raise Refused(str(asked))
+        return str(asked["backfillId"])
 
     def terminate(self, run_id: str) -> None:
         """Ask for the end of a run as the web interface's button does."""
@@ -178,6 +208,25 @@ class LiveDagster:
         run = self.instance.get_run_by_id(run_id)
         assert run is not None
         return run
+
+
+def _params(
+    selector: dict[str, Any], key: str, config: dict[str, Any], tags: Mapping[str, str] = _NO_TAGS
+) -> dict[str, Any]:
+    told = {**tags, _PARTITION_TAG: key}
+    return {
+        "selector": {**_LOCATION, **selector},
+        "runConfigData": config,
+        "mode": "default",
+        "executionMetadata": {"tags": [{"key": name, "value": told[name]} for name in told]},
+    }
+
+
+def _run_id(answer: dict[str, Any]) -> str:
+    if "run" not in answer:
+        told = [each["message"] for each in answer.get("errors", [answer])]
+        raise Refused("\n".join(told))
+    return str(answer["run"]["runId"])
 
 
 def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResult:

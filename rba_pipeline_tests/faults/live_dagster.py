@@ -5,6 +5,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,6 +48,12 @@ mutation ($list: [ExecutionParams!]!) { launchMultipleRuns(executionParamsList: 
   __typename ... on LaunchMultipleRunsResult { launchMultipleRunsResult {
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
     ... on RunConfigValidationInvalid { errors { message } } } } ... on PythonError { message } } }
+"""
+_TEST_SCHEDULE = """
+mutation ($selector: ScheduleSelector!, $at: Float!) {
+  scheduleDryRun(selectorData: $selector, timestamp: $at) { __typename
+    ... on PythonError { message } ... on DryRunInstigationTick { evaluationResult {
+      runRequests { runConfigYaml tags { key value } } error { message } } } } }
 """
 _TERMINATE = """
 mutation ($run: String!) { terminateRun(runId: $run) { __typename } }
@@ -121,9 +128,21 @@ class LiveDagster:
         """Do the same for assets, as the page of the asset graph does."""
         selection = [{"path": [name]} for name in names]
         selector = {"pipelineName": "__ASSET_JOB", "assetSelection": selection}
-        answer = self._ask(_LAUNCH_SEVERAL, list=[_params(selector, key, config)])
-        told = answer["launchMultipleRuns"]
-        return _run_id(told["launchMultipleRunsResult"][0] if "message" not in told else told)
+        return _first_run_id(self._ask(_LAUNCH_SEVERAL, list=[_params(selector, key, config)]))
+
+    def launch_scheduled(self, name: str, job: str, at: datetime) -> None:
+        """Launch what a schedule asks for at that time, as the button "Test schedule" does."""
+        asked = self._ask(
+            _TEST_SCHEDULE, selector={**_LOCATION, "scheduleName": name}, at=at.timestamp()
+        )
+        for request in asked["scheduleDryRun"]["evaluationResult"]["runRequests"]:
+            params = {
+                "selector": {**_LOCATION, "pipelineName": job},
+                "runConfigData": request["runConfigYaml"],
+                "mode": "default",
+                "executionMetadata": {"tags": request["tags"]},
+            }
+            _first_run_id(self._ask(_LAUNCH_SEVERAL, list=[params]))
 
     def backfill(self, keys: Sequence[str], config: dict[str, Any] = IN_ONE_PROCESS) -> str:
         """Begin a backfill of the whole job, each run in one process, and return its id."""
@@ -227,6 +246,11 @@ def _run_id(answer: dict[str, Any]) -> str:
         told = [each["message"] for each in answer.get("errors", [answer])]
         raise Refused("\n".join(told))
     return str(answer["run"]["runId"])
+
+
+def _first_run_id(answer: dict[str, Any]) -> str:
+    told = answer["launchMultipleRuns"]
+    return _run_id(told["launchMultipleRunsResult"][0] if "message" not in told else told)
 
 
 def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResult:

@@ -1,7 +1,9 @@
 """One meaning everywhere: what a run config says is in force, whichever way the run is launched."""
 
+import json
 import subprocess
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -12,17 +14,21 @@ from dagster._core.execution.backfill import BulkActionStatus
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
+from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.resources.tuned_file import write_tuned
 from rba_pipeline.run_outcomes import failure_of, metadata_of
+from rba_pipeline.schedules import MONTHLY, NIGHTLY
+from rba_pipeline.upkeep import BACKFILL_STALE
 from rba_pipeline_tests.bad_values import BAD_VALUES, BadValue
 from rba_pipeline_tests.faults.conftest import add_documents
 from rba_pipeline_tests.faults.live_dagster import LiveDagster, Refused
-from rba_pipeline_tests.faults.ways import WAYS, Place
+from rba_pipeline_tests.faults.ways import WAYS, Place, run_config
 from rba_pipeline_tests.installation import Installation
 from rba_pipeline_tests.oracle_service import OracleService
 
 pytestmark = [pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(300)]
 
+OVERRIDES = {"preset": "cpu-prod", "batch_size": 5, "parallel_batches": 3}
 # What each row sets, and what is then in force at a service on two cores.
 ROWS: list[tuple[str, Mapping[str, Any], tuple[str, int, int]]] = [
     ("auto", {"preset": "auto"}, ("auto", 32, 8)),
@@ -30,11 +36,7 @@ ROWS: list[tuple[str, Mapping[str, Any], tuple[str, int, int]]] = [
     ("cpu-prod", {"preset": "cpu-prod"}, ("cpu-prod", 8, 4)),
     ("gpu", {"preset": "gpu"}, ("gpu", 32, 8)),
     ("tuned", {"preset": "tuned"}, ("tuned", 12, 3)),
-    (
-        "overrides",
-        {"preset": "cpu-prod", "batch_size": 5, "parallel_batches": 3},
-        ("cpu-prod", 5, 3),
-    ),
+    ("overrides", OVERRIDES, ("cpu-prod", 5, 3)),
 ]
 MEASURED_AT = "2024-06-03T02:00:00+10:00"
 TIMEOUT_S = 60
@@ -44,13 +46,17 @@ OWN = {
     "no-field": {"rba-pipeline backfill": "No such option '--batchsize'"},
 }
 # Early enough for a partition of each cell.
-FIRST_YEAR = 1930
+FIRST_YEAR, LAST_YEAR = 1930, 2020
 
 
 @pytest.fixture(scope="module")
 def live_settings() -> dict[str, str]:
     """Leave everything but a deadline to presets and run configs."""
-    return {"EMBEDDING_API_TIMEOUT": str(TIMEOUT_S), "RBA_FIRST_YEAR": str(FIRST_YEAR)}
+    return {
+        "EMBEDDING_API_TIMEOUT": str(TIMEOUT_S),
+        "RBA_FIRST_YEAR": str(FIRST_YEAR),
+        "RBA_SCHEDULED_RUN_CONFIG": json.dumps(run_config(OVERRIDES)),
+    }
 
 
 @pytest.fixture
@@ -112,6 +118,18 @@ def effective(live: LiveDagster, key: str) -> Mapping[str, Any]:
     [run] = runs()
     assert run.is_success, failure_of(live.instance, run)
     return dict(metadata_of(live.instance, run)["embeddings"]["effective_configuration"])
+
+
+def test_the_schedules_of_the_code_server_launch_with_its_run_config(place: Place) -> None:
+    night, missing = LAST_YEAR - 1, LAST_YEAR
+    add_documents(place.project, 1, ["night"], year=night)
+    place.live.launch_scheduled(NIGHTLY, PUBLISH, datetime(night, 6, 3, 16, tzinfo=UTC))
+    add_documents(place.project, 1, ["missing"], year=missing)
+    place.live.launch_scheduled(MONTHLY, BACKFILL_STALE, datetime(2024, 5, 31, 17, tzinfo=UTC))
+    found = [effective(place.live, f"{year}-01-01") for year in (night, missing)]
+
+    for in_force in found:
+        assert in_force.items() >= OVERRIDES.items()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Every way to launch a run of one partition with values of its own, as its users have it.
 
 What is launched goes on by itself, or in a process that is returned. What is refused at once raises
-``Refused``, or ``BadSetting`` where the definitions themselves cannot be loaded.
+``Refused``, or ``BadSetting`` where the definitions themselves cannot be loaded. Both commands take
+a run config as text and as a file, in the same way: each is given one of them.
 """
 
 import json
@@ -16,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
+import yaml
 
 from rba_pipeline.definitions import build_defs
 from rba_pipeline.schedules import MONTHLY, NIGHTLY
@@ -68,22 +70,15 @@ def asset_backfill(place: Place, key: str, values: Values) -> None:
 
 
 def asset_materialize(place: Place, key: str, values: Values) -> Process:
-    return _command(
-        place, "dagster", "asset", "materialize", "--select", "*", *_of_run(key, values)
-    )
-
-
-def asset_materialize_file(place: Place, key: str, values: Values) -> Process:
-    file = place.project.folder / f"{key}.yaml"
-    file.write_text(json.dumps(run_config(values)))
-    return _command(
-        place, "dagster", "asset", "materialize", "--select", "*", "--partition", key,
-        "-m", "rba_pipeline.definitions", "-c", str(file),
-    )  # fmt: skip
+    written = json.dumps(run_config(values))
+    return _command(place, key, "dagster", "asset", "materialize", "--select", "*",
+                    "--config-json", written)  # fmt: skip
 
 
 def dg_launch(place: Place, key: str, values: Values) -> Process:
-    return _command(place, "dg", "launch", "--assets", "*", *_of_run(key, values))
+    file = place.project.folder / f"{key}.yaml"
+    file.write_text(yaml.safe_dump(run_config(values)))
+    return _command(place, key, "dg", "launch", "--assets", "*", "-c", str(file))
 
 
 def backfill_command(place: Place, key: str, values: Values) -> None:
@@ -153,8 +148,7 @@ WAYS: Mapping[str, Way] = MappingProxyType(
     {
         "sensor": sensor,
         "monthly": monthly,
-        "dagster asset materialize --config-json": asset_materialize,
-        "dagster asset materialize -c": asset_materialize_file,
+        "dagster asset materialize": asset_materialize,
         "dg launch": dg_launch,
         "rba-pipeline backfill": backfill_command,
         "Launchpad": launchpad,
@@ -177,16 +171,10 @@ def _launch_only(place: Place, key: str, requests: Any) -> None:
     place.live.launch(key, dict(request.run_config), request.tags)
 
 
-def _of_run(key: str, values: Values) -> list[str]:
-    return [
-        "--partition", key, "--config-json", json.dumps(run_config(values)),
-        "-m", "rba_pipeline.definitions",
-    ]  # fmt: skip
-
-
-def _command(place: Place, name: str, *arguments: str) -> Process:
+def _command(place: Place, key: str, name: str, *arguments: str) -> Process:
+    script = str(Path(sys.executable).with_name(name))
     return subprocess.Popen(
-        [str(Path(sys.executable).with_name(name)), *arguments],
+        [script, *arguments, "--partition", key, "-m", "rba_pipeline.definitions"],
         cwd=place.project.folder,
         env={**os.environ, **place.project.environment},
         stdin=subprocess.DEVNULL,

@@ -46,8 +46,7 @@ BAD_VALUES = [
     BadValue(
         "no-number",
         {"batch_size": "many"},
-        f'Invalid scalar {_PATH}:batch_size. Value "many" of type "<class \'str\'>" is not valid '
-        f'for expected type "{_BATCH_SIZES}".',
+        f"Invalid embedding settings: batch_size='many': allowed is a {_BATCH_SIZES}. {_SET_THEM}",
         f"EMBEDDING_BATCH_SIZE='many': expected a {_BATCH_SIZES}",
     ),
     BadValue(

@@ -64,7 +64,7 @@ def a_daemon_lives(instance: dg.DagsterInstance, at_s: float) -> None:
         pytest.param(["--batch-size", "1000000000"], "batch_size=1000000000: allowed", id="huge"),
         pytest.param(
             ["--batch-size", "many"],
-            'expected type "whole number from 1 to 2048 (texts per request)"',
+            "batch_size='many': allowed is a whole number from 1 to 2048 (texts per request)",
             id="wrong-type",
         ),
         pytest.param(["--preset", "big"], "cpu-prod, gpu, tuned) got big", id="no-such-preset"),

@@ -150,8 +150,8 @@ DEFENCES = (
         "a commit in doubt is begun again",
         "D3",
         "rba_pipeline/resources/database.py",
-        "                if pause_s is None or self._closing.wait(pause_s):\n",
-        "                if True:\n",
+        "                pause_s = self._pause_s(refused, failed, elapsed_s)\n",
+        "                pause_s = None\n",
         f"{FAULTS}/test_database.py::TestKills::"
         "test_d3_a_commit_in_doubt_is_begun_again_and_doubles_nothing[lost-before-the-commit]",
     ),
@@ -201,9 +201,9 @@ DEFENCES = (
     Defence(
         "a run goes on from what is kept",
         "O1",
-        "rba_pipeline/assets/embeddings.py",
-        "                ledger.settle(hashes, state)\n",
-        "                pass\n",
+        "rba_pipeline/assets/embedding_run.py",
+        "            ledger.settle(hashes, state)\n",
+        "            pass\n",
         f"{FAULTS}/test_kills.py::test_at_an_operation_of_the_record[before-outcomes-are-written]",
     ),
     Defence(

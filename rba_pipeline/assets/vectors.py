@@ -1,6 +1,7 @@
 """When a partition becomes searchable: all of it, at once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from typing import TypeVar
 
 import dagster as dg
@@ -11,9 +12,10 @@ from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.assets.timings import earlier_in_run, report, seconds_of_run, times_of
 from rba_pipeline.core.checks import corpus_adds_up
 from rba_pipeline.core.plans import inputs_of
-from rba_pipeline.core.promises import require
+from rba_pipeline.core.promises import Verdict, require
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.partitions import key_of, today
+from rba_pipeline.resources.catalogue import Catalogue
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.publication import VECTORS
@@ -79,18 +81,7 @@ def vectors_asset(
             served = vector_store.published_documents(made.space.id)
 
         with stopwatch.stage(Stage.CHECKING):
-            sum_of_all = corpus_adds_up(
-                files=len(catalogue.entries),
-                quarantined=len(catalogue.quarantine()),
-                filed={
-                    entry.document_id: (key_of(partitions, day), entry.content_hash)
-                    for day, entry in catalogue.filed()
-                },
-                served={
-                    document_id: (key_of(partitions, day), content_hash)
-                    for document_id, (day, content_hash) in served.items()
-                },
-            )
+            sum_of_all = _sum_of_all(context, partitions, catalogue, served)
         times = stopwatch.times()
         steps, leaning = earlier_in_run(context)
         return dg.MaterializeResult(
@@ -119,3 +110,25 @@ def vectors_asset(
         )
 
     return vectors
+
+
+def _sum_of_all(
+    context: dg.AssetExecutionContext,
+    partitions: dg.TimeWindowPartitionsDefinition,
+    catalogue: Catalogue,
+    served: Mapping[str, tuple[date, str | None]],
+) -> Verdict:
+    ran = context.instance.get_materialized_partitions(context.asset_key)
+    return corpus_adds_up(
+        files=len(catalogue.entries),
+        quarantined=len(catalogue.quarantine()),
+        filed={
+            entry.document_id: (key_of(partitions, day), entry.content_hash)
+            for day, entry in catalogue.filed()
+        },
+        served={
+            document_id: (key_of(partitions, day), content_hash)
+            for document_id, (day, content_hash) in served.items()
+        },
+        ran={context.partition_key, *ran},
+    )

@@ -1,7 +1,7 @@
 """Whether what is kept and served is as the assets promise it: counts in, verdicts out."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -181,12 +181,15 @@ def corpus_adds_up(
     quarantined: int,
     filed: Mapping[str, tuple[str, str]],
     served: Mapping[str, tuple[str, str | None]],
+    ran: Collection[str],
 ) -> Verdict:
-    """Judge whether every file of the catalogue is searchable or in quarantine.
+    """Judge whether every file of the catalogue is searchable, in quarantine, or in a partition
+    that has never been run.
 
     Args:
         filed, served: Partition and content hash of each document by its id, in the catalogue and
             in the space that was published into; ``None``: it is not published there.
+        ran: Partitions that were published at least once.
     """
     waiting = Counter(filed[name][0] for name in filed if served.get(name) != filed[name])
     published = len(filed) - waiting.total()
@@ -197,7 +200,8 @@ def corpus_adds_up(
         f"partitions with documents to bring in or to take out are {_named(waiting)}"
     )
     return CORPUS_ADDS_UP.verdict(
-        found if waiting else "",
+        found if waiting.keys() & set(ran) else "",
         is_warning=True,
         files=files, published=published, quarantined=quarantined, waiting=waiting.total(),
+        partitions_never_run=len(waiting.keys() - set(ran)),
     )  # fmt: skip

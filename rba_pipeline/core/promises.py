@@ -139,7 +139,8 @@ DOCUMENTS_PUBLISHED = Check(
 )
 CORPUS_ADDS_UP = Check(
     "corpus_adds_up",
-    "Documents over all partitions, and files in quarantine, are all files of the catalogue.",
+    "Documents over all partitions that were ever run, and files in quarantine, are all files of "
+    "the catalogue.",
     "materialise the partitions named; while a backfill is under way, they are what is left of it.",
 )
 

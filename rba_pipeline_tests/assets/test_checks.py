@@ -359,11 +359,13 @@ def test_partitions_that_wait_are_named_until_all_files_are_accounted_for(projec
     found = [
         evaluations(result.run_id)["vectors", "corpus_adds_up"] for result in (first, second, third)
     ]
-    said = [evaluation.description or "" for evaluation in found]
+    said = found[1].description or ""
     assert failures([first, second, third]) == []
-    assert [evaluation.passed for evaluation in found] == [False, False, True]
-    assert found[0].severity is AssetCheckSeverity.WARN
-    assert "4 files are 2 documents that search has" in said[0]
-    assert "1 in quarantine, and 1 that wait" in said[0]
-    assert "take out are 2012-01-01 (1)." in said[0]
-    assert "take out are 2011-01-01 (1)." in said[1]
+    # A partition that was never run is none that something is missing from.
+    assert [evaluation.passed for evaluation in found] == [True, False, True]
+    assert [each.metadata["partitions_never_run"].value for each in found] == [1, 0, 0]
+    assert found[0].metadata["waiting"].value == 1
+    assert found[1].severity is AssetCheckSeverity.WARN
+    assert "3 files are 2 documents that search has" in said
+    assert "1 in quarantine, and 0 that wait" in said
+    assert "take out are 2011-01-01 (1)." in said

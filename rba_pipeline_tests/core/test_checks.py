@@ -170,11 +170,17 @@ def test_the_sum_over_partitions_is_the_corpus_or_it_is_said_which_ones_wait(
 ) -> None:
     filed = {"a": ("2011", "1"), "b": ("2012", "2")}
 
-    verdict = corpus_adds_up(files=3, quarantined=1, filed=filed, served=served)
+    verdict = corpus_adds_up(
+        files=3, quarantined=1, filed=filed, served=served, ran=("2011", "2012", "2013", "2014")
+    )
+    before_any_other = corpus_adds_up(
+        files=3, quarantined=1, filed=filed, served=served, ran=("2011",)
+    )
 
     assert verdict.passed is (not waiting)
     assert not verdict.stops
     assert waiting in verdict.said
+    assert before_any_other.passed
 
 
 def test_only_what_fails_and_is_no_warning_stops_and_the_message_has_the_remedy() -> None:

@@ -17,7 +17,8 @@ from dagster._core.utils import make_new_backfill_id
 
 from rba_pipeline.jobs import PUBLISH
 
-# As workspace.yaml names it, and as Dagster calls the only repository of a code location.
+# As every workspace file names it, that of the containers as well, and as Dagster calls the only
+# repository of a code location. Under another name the daemon would find no job for a backfill.
 LOCATION, REPOSITORY = "rba_pipeline", "__repository__"
 # On runs that nobody watches: one whose processes were killed is launched once more, and goes on
 # where it was. dagster.yaml keeps Dagster from repeating what failed with a reason.

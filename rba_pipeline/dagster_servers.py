@@ -48,7 +48,7 @@ class DagsterServers:
         Raises:
             RbaError: They cannot be loaded; the message ends with the reason.
         """
-        module, location = _code_location(self._root)
+        module, location = code_location(self._root)
         # Any: whoever starts beside us would probe the same ones in the same order.
         port = free_port(0)
         server = self._start(
@@ -56,9 +56,7 @@ class DagsterServers:
             [_script("dagster"), "api", "grpc", "--module-name", module, "--host", LOOPBACK,
              "--port", str(port), "--location-name", location, "--log-level", "warning"],
         )  # fmt: skip
-        # The location keeps its name wherever the server listens: the schedules' state hangs on it.
-        target = {"host": LOOPBACK, "port": port, "location_name": location}
-        self._workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": target}]}))
+        self._workspace.write_text(served_workspace(location, port))
         processes.wait_until(lambda: somebody_listens(port), server, _START_S)
 
     def start_daemon(self) -> Component:
@@ -95,11 +93,15 @@ def wait_for_daemon(daemon: Component) -> None:
     processes.wait_until(lambda: _DAEMON_READY in daemon.logged(), daemon, _START_S)
 
 
-def _script(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
+def served_workspace(location: str, port: int) -> str:
+    """Return the workspace file of a code location that is served at ``port`` of this machine."""
+    # The location keeps its name wherever the server listens: the schedules' state hangs on it,
+    # and backfills name it.
+    target = {"host": LOOPBACK, "port": port, "location_name": location}
+    return yaml.safe_dump({"load_from": [{"grpc_server": target}]})
 
 
-def _code_location(root: Path) -> tuple[str, str]:
+def code_location(root: Path) -> tuple[str, str]:
     """Return module and name of the one code location in workspace.yaml.
 
     Raises:
@@ -114,3 +116,7 @@ def _code_location(root: Path) -> tuple[str, str]:
         raise RbaError(
             f"{path} does not name one python_module with a location_name: {error!r}"
         ) from error
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))

@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+from dagster._core.workspace.load import location_origins_from_yaml_paths
 
 from embedding_service.settings import PREFIX, Settings
+from rba_pipeline.backfills import LOCATION
+from rba_pipeline.dagster_servers import code_location, served_workspace
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+FILE: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = [name for name in SERVICES if name != "postgres"]
 # Does one thing and ends.
 ENDING = "migrate"
@@ -117,6 +122,30 @@ def test_the_command_of_a_service_exists_here_with_these_options(name: str) -> N
     printed = _help_of(*words)
 
     assert [option for option in options if option not in printed] == []
+
+
+@pytest.mark.parametrize("name", ["webserver", "daemon"])
+def test_backfills_find_the_code_location_of_the_containers(name: str, tmp_path: Path) -> None:
+    command = SERVICES[name]["command"]
+    (mounted,) = SERVICES[name]["configs"]
+    file = tmp_path / "workspace.yaml"
+    file.write_text(FILE["configs"][mounted["source"]]["content"])
+
+    assert command[command.index("--workspace") + 1] == mounted["target"]
+    (origin,) = location_origins_from_yaml_paths([str(file)])
+    assert isinstance(origin, GrpcServerCodeLocationOrigin)
+    assert (origin.location_name, origin.host, origin.port) == (LOCATION, "code-location", 4000)
+
+
+def test_backfills_find_the_code_location_of_this_machine(tmp_path: Path) -> None:
+    module, name = code_location(ROOT)
+    served = tmp_path / "workspace.yaml"
+    served.write_text(served_workspace(name, 4000))
+
+    assert module == "rba_pipeline.definitions"
+    for file in (ROOT / "workspace.yaml", served):
+        (origin,) = location_origins_from_yaml_paths([str(file)])
+        assert origin.location_name == LOCATION
 
 
 @pytest.mark.parametrize("name", ["code-location", "daemon"])

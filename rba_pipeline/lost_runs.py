@@ -12,13 +12,21 @@ from dagster import DagsterEventType, DagsterRun, DagsterRunStatus, RunsFilter
 _OPEN = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 
-def fail_lost_runs(instance: dg.DagsterInstance) -> list[str]:
+def fail_lost_runs(instance: dg.DagsterInstance, *, only_launched: bool = False) -> list[str]:
     """Mark as failed every open run whose processes on this machine are gone; return their ids.
 
     Their places in the pools are free at once: two killed runs would otherwise hold up all others.
     A run that has not named a process yet is left to Dagster's run monitoring.
+
+    Args:
+        only_launched: Leave alone the runs of ``dagster asset materialize`` and the like, which
+            may have been called in a container whose processes cannot be seen from here.
     """
-    lost = [run for run in instance.get_runs(RunsFilter(statuses=_OPEN)) if _is_lost(instance, run)]
+    lost = [
+        run
+        for run in instance.get_runs(RunsFilter(statuses=_OPEN))
+        if (run.remote_job_origin or not only_launched) and _is_lost(instance, run)
+    ]
     for run in lost:
         instance.report_run_failed(
             run, "All processes of this run are gone: it was killed, or the machine was."

@@ -116,8 +116,12 @@ def test_no_secret_has_a_default() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_command_of_a_service_exists_here_with_these_options(name: str) -> None:
+def test_the_command_of_a_service_exists_here_with_these_options(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words, options = _split(SERVICES[name]["command"])
+    # Who looks after runs opens Dagster's instance before anything else.
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
 
     printed = _help_of(*words)
 

@@ -1,5 +1,6 @@
 """The containers, as far as they can be checked without an engine: schema, commands, lint."""
 
+import re
 import subprocess
 import sys
 from functools import cache
@@ -14,6 +15,7 @@ from dagster._core.workspace.load import location_origins_from_yaml_paths
 from embedding_service.settings import PREFIX, Settings
 from rba_pipeline.backfills import LOCATION
 from rba_pipeline.dagster_servers import code_location, served_workspace
+from rba_pipeline.doctor.configuration import known_variables, pipeline_variables
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -100,6 +102,18 @@ def test_the_embedding_service_gets_every_setting_that_is_not_the_image_s_own() 
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
 
     assert known - own == set(SERVICES["embedding-service"]["environment"])
+
+
+@pytest.mark.parametrize("name", ["migrate", "code-location", "webserver", "daemon"])
+def test_the_pipeline_gets_every_setting(name: str) -> None:
+    assert {*pipeline_variables(), "DAGSTER_POSTGRES_URL"} == set(SERVICES[name]["environment"])
+
+
+def test_no_variable_of_the_file_is_taken_for_misspelt() -> None:
+    named = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+
+    assert {"RBA_DATABASE_PASSWORD", "RBA_PUBLICATIONS"} <= named
+    assert named - {"TORCH_INDEX"} <= known_variables()
 
 
 def test_no_secret_has_a_default() -> None:

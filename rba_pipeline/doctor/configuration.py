@@ -10,8 +10,10 @@ from rba_pipeline.resources.tuned_file import read_tuned
 
 ABOUT = "configuration"
 _PREFIXES = ("RBA_", "EMBEDDING_")
-# Read elsewhere than by ``Settings``.
-_OTHERS = {"RBA_DATABASE_URL", "RBA_PROJECT", "RBA_WEBSERVER_PORT"}
+# Read by commands, and by docker-compose.yml, which has the same file .env.
+_OTHERS = {
+    "RBA_PROJECT", "RBA_WEBSERVER_PORT", "RBA_DATABASE_PASSWORD", "RBA_PUBLICATIONS",
+}  # fmt: skip
 # Of the service, which reads the same file .env; a test holds them against its own settings.
 SERVICE_VARIABLES = {
     "EMBEDDING_MODEL", "EMBEDDING_MODEL_REVISION", "EMBEDDING_RUNTIME", "EMBEDDING_PRECISION",
@@ -66,9 +68,14 @@ def variables(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def known_variables() -> set[str]:
     """Return the names of all variables that somebody reads."""
+    return {*pipeline_variables(), *_OTHERS, *SERVICE_VARIABLES}
+
+
+def pipeline_variables() -> set[str]:
+    """Return the names of all variables that the definitions of the code location are made of."""
     asked = _Asked()
     Settings.read(asked)
-    return {*asked.names, *_OTHERS, *SERVICE_VARIABLES}
+    return {*asked.names, "RBA_DATABASE_URL"}
 
 
 class _Asked(dict[str, str]):

@@ -5,9 +5,10 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+
+from rba_pipeline.core.addresses import address_parts
 
 _HEADER = """\
 # Made by make, for this folder. Change what you like: only addresses, ports and the source are ever
@@ -19,7 +20,8 @@ _STATE = Path(".state")
 
 def _first_values(root: Path, there: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a new installation: a new key, a password if it has none."""
-    known = (urlsplit(there.get(name, "")) for name in ("RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL"))
+    names = ("RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL")
+    known = (address_parts(name, there.get(name, "")) for name in names)
     ours = (url.password for url in known if url.username == "rba")
     password = next(ours, None) or secrets.token_hex(24)
     postgres = f"postgresql://rba:{password}@127.0.0.1:55432"

@@ -13,6 +13,7 @@ import requests
 from rba_pipeline import processes
 from rba_pipeline.core.errors import BadSetting, ServiceUnavailable
 from rba_pipeline.processes import Component
+from rba_pipeline.resources.embedding import check_addresses
 from rba_pipeline.resources.file_lock import FileLock
 from rba_pipeline.resources.ports import LOOPBACK, free_port
 
@@ -91,7 +92,8 @@ def start_service(root: Path, model: str | None) -> StartingService:
 def service_elsewhere(key: str) -> ServiceAddress | None:
     """Return the service that EMBEDDING_API_URL names; None for one at 127.0.0.1, which is ours."""
     named = os.environ["EMBEDDING_API_URL"]
-    if "," not in named and urlsplit(named).hostname == LOOPBACK:
+    first, *others = check_addresses(named)
+    if not others and urlsplit(first).hostname == LOOPBACK:
         return None
     return ServiceAddress(named, key, attached=True)
 

@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from rba_pipeline import local_env, processes
+from rba_pipeline.core.addresses import address_parts
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.local_service import (
     ServiceAddress,
@@ -96,11 +97,13 @@ def database() -> Iterator[DatabaseUrls]:
     for a server of your own on this machine write ``localhost``.
 
     Raises:
+        BadSetting: An address cannot be read.
         DatabaseError: The embedded server did not start.
     """
     load_environment()
     addresses = {name: os.environ[name] for name in ("RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL")}
-    own = {name: urlsplit(url) for name, url in addresses.items() if is_embedded(url)}
+    parts = {name: address_parts(name, url) for name, url in addresses.items()}
+    own = {name: parts[name] for name, url in addresses.items() if is_embedded(url)}
     if not own:
         yield DatabaseUrls(addresses["RBA_DATABASE_URL"], addresses["DAGSTER_POSTGRES_URL"])
         return
@@ -210,7 +213,7 @@ def _address_of_up(root: Path) -> str:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
+    parts = address_parts("RBA_DATABASE_URL", url)
     return f"{parts.hostname}:{parts.port}{parts.path}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rba_pipeline.cli import main
+from rba_pipeline.core.addresses import no_address
 from rba_pipeline_tests.command_line import called, point_at
 
 COMMANDS = [
@@ -75,6 +76,20 @@ def test_a_range_of_no_partitions_is_refused_with_what_is_allowed() -> None:
 
     assert result.exit_code == 1
     assert "'2199-01-01' is no partition; allowed are 1990-01-01 to 20" in result.output
+
+
+@pytest.mark.parametrize("name", ["RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL"])
+@pytest.mark.parametrize("command", [["plan"], ["up"], ["search", "rain"]], ids=" ".join)
+def test_a_database_s_address_that_cannot_be_read_is_named_without_its_password(
+    command: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "postgresql://rba:p[w@host/db")
+
+    result = called(*command)
+
+    assert result.exit_code == 1
+    assert result.output == f"BadSetting: {no_address(name)}\n"
+    assert "p[w" not in result.output
 
 
 GOOD = json.dumps({"query": "rain", "relevant_path": "a.html"})

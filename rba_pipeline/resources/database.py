@@ -12,6 +12,7 @@ import psycopg
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from rba_pipeline.core.addresses import no_address
 from rba_pipeline.core.errors import DatabaseError, DatabaseUnavailable
 from rba_pipeline.core.patience import Patience
 from rba_pipeline.resources import locks, schema
@@ -220,10 +221,7 @@ def _parameters(url: str, name: str) -> dict[str, Any]:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         # libpq repeats what it could not read, which may be the password: not even as a cause.
-        raise DatabaseError(
-            "RBA_DATABASE_URL is not a postgresql:// address. In a password, write % as %25, @ as "
-            "%40, / as %2F"
-        ) from None
+        raise DatabaseError(no_address("RBA_DATABASE_URL")) from None
     options = " ".join(f"-c {key}={value}" for key, value in _SESSION.items())
     own = {**_CONNECTION, "application_name": name}
     return {**own, **given, "options": f"{options} {given.get('options', '')}".strip()}

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, TypeVar
+from urllib.parse import urlsplit
 
 import dagster as dg
 import numpy as np
@@ -50,7 +51,7 @@ def check_addresses(api_url: str) -> list[str]:
     """
     parts = (part.strip().rstrip("/") for part in api_url.split(","))
     addresses = list(dict.fromkeys(part for part in parts if part))
-    if not addresses or not all(url.startswith(("http://", "https://")) for url in addresses):
+    if not addresses or not all(_is_web_address(url) for url in addresses):
         raise BadSetting(
             f"api_url={api_url!r}: expected one or several http:// or https:// addresses, "
             "comma separated; set EMBEDDING_API_URL"
@@ -58,6 +59,14 @@ def check_addresses(api_url: str) -> list[str]:
     if "@" in api_url:
         raise BadSetting("api_url holds a user or password: put the key into EMBEDDING_API_KEY")
     return addresses
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+    except ValueError:
+        return False
 
 
 def identity(info: ServiceInfo) -> MeasuredService:

@@ -66,6 +66,8 @@ def test_the_effective_settings_are_complete_and_without_the_key(oracle: OracleS
         pytest.param({"api_url": ""}, "expected one or several http", id="no-address"),
         pytest.param({"api_url": "localhost:8000"}, "expected one or several", id="no-scheme"),
         pytest.param({"api_url": "http://a,ftp://b"}, "expected one or several", id="one-is-wrong"),
+        pytest.param({"api_url": "http://[a"}, "expected one or several", id="open-bracket"),
+        pytest.param({"api_url": "http://a:80x"}, "expected one or several", id="no-port"),
         pytest.param({"api_url": "http://u:p@a"}, "EMBEDDING_API_KEY", id="password-in-address"),
     ],
 )

@@ -126,6 +126,7 @@ class OracleService:
         self.model = model
         self.dimensions = dimensions
         self.max_tokens = max_tokens
+        self.max_queue_tokens = 524_288
         self.script: Script = lambda number, texts: None
         self.canary_script: Callable[[], Reply | None] = lambda: None
         self.canaries = 0
@@ -243,7 +244,7 @@ class OracleService:
             "limits": {
                 "max_texts": 2048,
                 "server_batch_size": 32,
-                "max_queue_tokens": 524_288,
+                "max_queue_tokens": self.max_queue_tokens,
             },
         }
 

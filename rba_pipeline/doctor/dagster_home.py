@@ -7,17 +7,19 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 
+from rba_pipeline.core.addresses import address_parts
 from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.doctor.findings import Finding, failed, ok, warning
+from rba_pipeline.following import SILENT_S
 from rba_pipeline.neighbours import Neighbours
 from rba_pipeline.resources.database_health import has_table
+from rba_pipeline.resources.pools import POOL
 
 ABOUT = "dagster"
-POOL = "embedding"
-# A daemon gives a sign of life every 30 s.
-_ALIVE_S = 120.0
-_USUAL_RUNS = 4
+# As our dagster.yaml has it, and where a home's says nothing.
+_OUR_RUNS, _DAGSTERS_RUNS = 4, 10
 
 
 def dagster(root: Path, found: Neighbours, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -32,7 +34,8 @@ def dagster(root: Path, found: Neighbours, environment: Mapping[str, str]) -> It
         yield failed("dagster home", problem)
         return
     yield from _same_file(home, root)
-    url = environment.get("DAGSTER_POSTGRES_URL")
+    url = environment.get("DAGSTER_POSTGRES_URL", "")
+    address_parts("DAGSTER_POSTGRES_URL", url)
     if _is_in_postgres(home) and (not url or not has_table(url, "runs")):
         yield failed(
             "dagster storage",
@@ -48,14 +51,15 @@ def dagster(root: Path, found: Neighbours, environment: Mapping[str, str]) -> It
         yield from _pool(instance, found)
 
 
-def concurrent_runs(environment: Mapping[str, str]) -> int:
-    """Return how many runs may go on at once, as far as dagster.yaml says it."""
+def concurrent_runs(environment: Mapping[str, str]) -> int | None:
+    """Return how many runs may go on at once, as far as dagster.yaml says it; ``None``: any."""
     home = Path(environment.get("DAGSTER_HOME", ""))
     if _home_problem(home, environment) is not None:
-        return _USUAL_RUNS
+        return _OUR_RUNS
     settings: dict[str, Any] = dict(InstanceRef.from_dir(str(home)).settings)
     limits = (settings.get("concurrency") or {}).get("runs") or {}
-    return int(limits.get("max_concurrent_runs") or _USUAL_RUNS)
+    runs = int(limits.get("max_concurrent_runs", _DAGSTERS_RUNS))
+    return None if runs < 0 else runs
 
 
 def _home_problem(home: Path, environment: Mapping[str, str]) -> str | None:
@@ -95,7 +99,7 @@ def _daemons(instance: dg.DagsterInstance) -> Iterator[Finding]:
     silent = []
     for name, status in instance.get_daemon_statuses().items():
         beat = status.last_heartbeat
-        if status.required and (beat is None or now_s - beat.timestamp > _ALIVE_S):
+        if status.required and (beat is None or now_s - beat.timestamp > SILENT_S):
             silent.append(name)
         elif beat is not None and beat.errors:
             told = beat.errors[0].message.strip().splitlines()[0]
@@ -103,7 +107,7 @@ def _daemons(instance: dg.DagsterInstance) -> Iterator[Finding]:
     if silent:
         yield failed(
             "daemon",
-            f"no sign of life for {_ALIVE_S:.0f} s from {', '.join(sorted(silent)).lower()}: "
+            f"no sign of life for {SILENT_S} s from {', '.join(sorted(silent)).lower()}: "
             "launched runs stay queued, schedules and backfills stand still. Start it: `make up`, "
             "or dagster-daemon run",
         )
@@ -138,25 +142,34 @@ def _pool(instance: dg.DagsterInstance, found: Neighbours) -> Iterator[Finding]:
             "pools: default_limit: 2 in dagster.yaml",
         )
         return
-    queue = config.run_queue_config
-    runs = queue.max_concurrent_runs if queue is not None else None
-    beside = f", {runs} runs at once" if runs else ", runs without a limit"
+    yield from _share(found, places, config.run_queue_config)
+
+
+def _share(found: Neighbours, places: int, queue: RunQueueConfig | None) -> Iterator[Finding]:
+    """Say what one of the runs that embed side by side may take of the service."""
+    runs = queue.max_concurrent_runs if queue is not None else -1
+    beside = (
+        f"{runs} runs at once"
+        if runs >= 0
+        else "runs without a limit: those beyond these places wait, with all their processes"
+    )
+    told = f"{places} partitions embed at once, {beside}"
     try:
         with found.embedding.open() as client:
             info = client.info()
             bounds = found.embedding.bounds(info)
     except EmbeddingError:
         # Told where the service is looked at.
-        yield ok("pool", f"{places} places in {POOL!r}{beside}")
+        yield ok("pool", told)
         return
+    share = info.max_queue_tokens // max(1, places)
+    told += f"; each takes up to {share} of the {info.max_queue_tokens} tokens that may wait"
     tokens = found.chunking.settings(info).size
-    inside = places * bounds.batch_size * bounds.parallel_batches * tokens
-    told = (
-        f"{places} places × {bounds.batch_size} × {bounds.parallel_batches} texts of {tokens} "
-        f"tokens are up to {inside} tokens at the service, which takes {info.max_queue_tokens}"
-    )
-    if inside > info.max_queue_tokens:
-        fewer = max(1, places * info.max_queue_tokens // inside)
-        yield warning("pool", f"{told}: the rest is refused and comes again. Use {fewer} places")
+    if bounds.batch_size * tokens > share:
+        yield warning(
+            "pool",
+            f"{told}: a request of {bounds.batch_size} texts of {tokens} tokens is more, and will "
+            f"be split. Use batch_size {max(1, share // tokens)}, or fewer places",
+        )
     else:
-        yield ok("pool", f"{told}{beside}")
+        yield ok("pool", told)

@@ -15,11 +15,11 @@ _CONNECTIONS_PER_RUN = 4
 _MIB = 1 << 20
 
 
-def database(found: Neighbours, runs: int) -> Iterator[Finding]:
+def database(found: Neighbours, runs: int | None) -> Iterator[Finding]:
     """Look at the database.
 
     Args:
-        runs: How many may run at once.
+        runs: How many may run at once; ``None``: any number.
     """
     with found.vector_store.open() as store:
         try:
@@ -32,7 +32,7 @@ def database(found: Neighbours, runs: int) -> Iterator[Finding]:
         yield from _of_server(store, health, runs)
 
 
-def _of_server(store: VectorStore, health: Health, runs: int) -> Iterator[Finding]:
+def _of_server(store: VectorStore, health: Health, runs: int | None) -> Iterator[Finding]:
     yield ok(ABOUT, f"PostgreSQL {health.version}, {health.size_bytes // _MIB} MiB")
     try:
         store.check_schema()
@@ -41,9 +41,22 @@ def _of_server(store: VectorStore, health: Health, runs: int) -> Iterator[Findin
         yield failed("schema", str(error))
     if health.is_read_only:
         yield failed(ABOUT, "takes no changes: a standby, or switched so. Runs cannot publish")
-    room, wanted = health.most_connections - health.connections, _CONNECTIONS_PER_RUN * runs
-    told = f"{room} of {health.most_connections} are free, {runs} runs take up to {wanted}"
+    yield _room(health, runs)
+
+
+def _room(health: Health, runs: int | None) -> Finding:
+    room = health.most_connections - health.connections
+    told = f"{room} of {health.most_connections} are free"
+    if runs is None:
+        return warning(
+            "connections",
+            f"{told}, and any number of runs may take {_CONNECTIONS_PER_RUN} each: set "
+            f"max_concurrent_runs in dagster.yaml, to {room // _CONNECTIONS_PER_RUN} at most",
+        )
+    wanted = _CONNECTIONS_PER_RUN * runs
+    told = f"{told}, {runs} runs take up to {wanted}"
     if room < wanted:
-        yield warning("connections", f"{told}: raise max_connections, or lower max_concurrent_runs")
-    else:
-        yield ok("connections", told)
+        return warning(
+            "connections", f"{told}: raise max_connections, or lower max_concurrent_runs"
+        )
+    return ok("connections", told)

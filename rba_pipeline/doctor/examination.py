@@ -1,10 +1,11 @@
 """All checks of one installation."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from rba_pipeline.core.addresses import address_parts, hidden
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.definitions import Settings
 from rba_pipeline.doctor import configuration, dagster_home, folders
@@ -31,7 +32,7 @@ def examine(root: Path, environment: Mapping[str, str]) -> Iterator[Finding]:
     try:
         settings, _ = configuration.readable_settings(environment)
     except BadSetting:
-        yield from look(checks, _secrets(environment))
+        yield from look(checks, lambda told: concealed(told, environment))
         return
     checks += [
         (SERVICE, lambda: service(_neighbours(settings))),
@@ -43,7 +44,7 @@ def examine(root: Path, environment: Mapping[str, str]) -> Iterator[Finding]:
         ("record", lambda: folders.record(settings)),
         ("source", lambda: folders.source(settings)),
     ]
-    yield from look(checks, _secrets(environment))
+    yield from look(checks, lambda told: concealed(told, environment))
 
 
 def _neighbours(settings: Settings) -> Neighbours:
@@ -58,13 +59,16 @@ def _of_database(settings: Settings, environment: Mapping[str, str]) -> Iterator
             DATABASE, "RBA_DATABASE_URL is not set: run in the project's folder, or set it"
         )
         return
+    address_parts("RBA_DATABASE_URL", environment["RBA_DATABASE_URL"])
     yield from database(_neighbours(settings), dagster_home.concurrent_runs(environment))
 
 
-def _secrets(environment: Mapping[str, str]) -> list[str]:
-    """Return keys and passwords, also as they stand in an address."""
-    secrets = environment.get("EMBEDDING_API_KEY", "").split(",")
+def concealed(told: str, environment: Mapping[str, str]) -> str:
+    """Return a finding's words without the passwords and keys that a library put there."""
     for name in _ADDRESSES:
-        password = urlsplit(environment.get(name, "")).password or ""
-        secrets += [password, unquote(password)]
-    return [secret.strip() for secret in secrets if secret.strip()]
+        told = hidden(told, environment.get(name, ""))
+    for key in environment.get("EMBEDDING_API_KEY", "").split(","):
+        # Alone, as a header shows it: a short one may be a part of other words.
+        if key.strip():
+            told = re.sub(rf"(?<![\w/.-]){re.escape(key.strip())}(?![\w/.-])", "***", told)
+    return told

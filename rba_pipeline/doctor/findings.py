@@ -44,25 +44,23 @@ def failed(about: str, told: str) -> Finding:
 
 
 def look(
-    checks: Sequence[tuple[str, Check]], secrets: Iterable[str], deadline_s: float = DEADLINE_S
+    checks: Sequence[tuple[str, Check]],
+    conceal: Callable[[str], str],
+    deadline_s: float = DEADLINE_S,
 ) -> Iterator[Finding]:
     """Yield all findings, in the order of the checks, each as soon as those before it are there.
 
     Args:
         checks: Each with the name under which its failure is told.
-        secrets: What no finding may show, whatever a library writes into its errors.
+        conceal: Takes the secrets out of what is told, whatever a library writes into its errors.
     """
-    hidden = [secret for secret in secrets if secret]
     looks = [_Look(name, check) for name, check in checks]
     for each in looks:
         each.thread.start()
     for each in looks:
         each.thread.join(deadline_s)
         for finding in each.found():
-            told = finding.told
-            for secret in hidden:
-                told = told.replace(secret, "***")
-            yield replace(finding, told=" ".join(told.split()))
+            yield replace(finding, told=" ".join(conceal(finding.told).split()))
 
 
 class _Look:

@@ -13,7 +13,9 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from embedding_service.settings import Settings as ServiceSettings
 from rba_pipeline.doctor.configuration import SERVICE_VARIABLES
+from rba_pipeline.doctor.examination import concealed
 from rba_pipeline.doctor.findings import Finding, Level, look, ok
+from rba_pipeline.following import SILENT_S
 from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline_tests.command_line import called
 from rba_pipeline_tests.faults.live_dagster import make_project
@@ -92,7 +94,7 @@ def test_an_installation_that_is_well_has_an_ok_for_everything(well: Installatio
     assert not_ok(lines) == set()
     assert set(lines) == EVERYTHING
     assert "5000 tokens per second" in lines["service speed"]
-    assert "2 places × 32 × 8 texts of 256 tokens" in lines["pool"]
+    assert "2 partitions embed at once, 4 runs at once; each takes up to" in lines["pool"]
     assert "pgvector 0.8" in lines["schema"]
     assert "1 files" in lines["source"]
 
@@ -183,26 +185,75 @@ def test_a_storage_without_dagsters_tables_gets_none(
         assert left.fetchone() == (0,)
 
 
-def test_a_daemon_without_a_sign_of_life_for_minutes_fails(well: Installation) -> None:
+def test_a_daemon_that_a_backfill_would_call_silent_fails(well: Installation) -> None:
     with dg.DagsterInstance.get() as instance:
-        beat(instance, time.time() - 600)
+        beat(instance, time.time() - SILENT_S - 1)
 
     lines = examined(1)
 
     assert not_ok(lines) == {"daemon"}
-    assert "no sign of life for 120 s" in lines["daemon"]
+    assert "no sign of life for 75 s" in lines["daemon"]
 
 
-def test_a_pool_that_admits_more_than_the_service_takes_is_a_warning(
+def test_a_request_that_is_more_than_a_runs_share_of_the_service_is_a_warning(
     well: Installation, oracle: OracleService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMBEDDING_BATCH_SIZE", "64")
     monkeypatch.setenv("EMBEDDING_PARALLEL_BATCHES", "64")
 
+    at_first = examined(0)
+    oracle.max_queue_tokens = 64 * 256
     lines = examined(0)
 
-    assert "the rest is refused and comes again" in lines["pool"]
+    assert at_first["pool"].startswith("ok ")
+    assert lines["pool"].startswith("warning 2 partitions embed at once")
+    assert "Use batch_size 32, or fewer places" in lines["pool"]
     assert lines["pitfall"].startswith("warning batch_size=64 is over the service's own")
+
+
+def test_runs_without_a_limit_are_no_number_of_runs(
+    well: Installation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unlimited = (ROOT / "dagster.yaml").read_text().replace("_runs: 4", "_runs: -1")
+    (tmp_path / "dagster.yaml").write_text(unlimited)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        beat(instance, time.time())
+
+    lines = examined(0)
+
+    assert not_ok(lines) == {"connections", "dagster home"}
+    assert "any number of runs may take 4 each: set max_concurrent_runs" in lines["connections"]
+    assert "2 partitions embed at once, runs without a limit" in lines["pool"]
+    assert "-1" not in str(lines)
+
+
+@pytest.mark.parametrize("name", ["RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL"])
+@pytest.mark.parametrize("password", ["p[w", "p/w"])
+def test_an_address_that_cannot_be_read_is_named_and_not_shown(
+    well: Installation, monkeypatch: pytest.MonkeyPatch, name: str, password: str
+) -> None:
+    monkeypatch.setenv(name, f"postgresql://rba:{password}@host/db")
+
+    lines = examined(1)
+
+    about = "database" if name == "RBA_DATABASE_URL" else "dagster"
+    assert not_ok(lines) == {about}
+    assert lines[about].startswith(f"FAILED {name} is not a postgresql:// address")
+    assert "p[w" not in str(lines)
+    assert "p/w" not in str(lines)
+
+
+def test_a_password_that_is_a_part_of_other_words_hides_none_of_them(
+    well: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = examined(0)
+    monkeypatch.setenv("RBA_DATABASE_URL", "postgresql://rba:rba@127.0.0.1:9/none")
+
+    lines = examined(1)
+
+    assert lines["dagster home"] == before["dagster home"]
+    assert "***" not in str(lines)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +327,25 @@ def test_nothing_is_made_where_nothing_is(
     assert {"database", "dagster home"} <= not_ok(lines)
 
 
+def test_what_a_library_says_shows_neither_key_nor_password() -> None:
+    environment = {
+        "RBA_DATABASE_URL": "postgresql://rba:p%40s@host/rba",
+        "DAGSTER_POSTGRES_URL": "postgresql://rba:p[w@host/dagster?user=a@b",
+        "EMBEDDING_API_KEY": "rba, older",
+    }
+
+    for told, expected in (
+        ("no postgresql://rba:p%40s@host/rba there", "no postgresql://rba:***@host/rba there"),
+        (
+            "cannot parse 'postgresql://rba:p[w@host/d'",
+            "cannot parse 'postgresql://rba:***@host/d'",
+        ),
+        ("user=rba password=p@s port=1", "user=*** password=*** port=1"),
+        ("Bearer older, in rba-pipeline's /p/rba", "Bearer ***, in rba-pipeline's /p/rba"),
+    ):
+        assert concealed(told, environment) == expected
+
+
 def test_a_check_that_hangs_or_breaks_is_told_and_the_next_one_comes() -> None:
     ended = threading.Event()
 
@@ -288,7 +358,7 @@ def test_a_check_that_hangs_or_breaks_is_told_and_the_next_one_comes() -> None:
 
     checks = [("slow", hangs), ("broken", breaks), ("last", lambda: [ok("last", "fine")])]
     with suppress(StopIteration):
-        found = list(look(checks, ["s3cret"], deadline_s=0.05))
+        found = list(look(checks, lambda told: told.replace("s3cret", "***"), deadline_s=0.05))
     ended.set()
 
     assert [(each.about, each.level, each.told) for each in found] == [

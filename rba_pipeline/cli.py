@@ -374,3 +374,7 @@ def _opened(corpus: str | None = None, *, serving: bool = False) -> Iterator[Nei
         if serving:
             running.enter_context(stack.service(os.environ.get("EMBEDDING_MODEL")))
         yield running.enter_context(neighbours(Settings.read(os.environ)))
+
+
+if __name__ == "__main__":
+    main(prog_name="rba-pipeline")

@@ -14,7 +14,6 @@ from rba_pipeline_tests.oracle_service import KEY
 from rba_pipeline_tests.resources.sample_records import CORPUS
 
 COMMAND_S = 60
-_COMMAND = "from rba_pipeline.cli import main; main()"
 # The command puts these into the environment of its process, from the file .env that it makes.
 _FROM_FILE = (
     "DAGSTER_DISABLE_TELEMETRY", "DAGSTER_HOME", "HF_HUB_OFFLINE", "RBA_SOURCE", "RBA_STORE",
@@ -54,7 +53,7 @@ def called(*arguments: str) -> Result:
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     """Start the command as ``run`` does, and do not wait; both outputs come from its pipe."""
     return subprocess.Popen(
-        [sys.executable, "-u", "-c", _COMMAND, *arguments],
+        [sys.executable, "-u", "-m", "rba_pipeline.cli", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -67,7 +66,7 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command in a process of its own, in ``folder``, as a shell would."""
     return subprocess.run(
-        [sys.executable, "-c", _COMMAND, *arguments],
+        [sys.executable, "-m", "rba_pipeline.cli", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import pytest
 
 from rba_pipeline.cli import main
 from rba_pipeline.core.addresses import no_address
-from rba_pipeline_tests.command_line import called, point_at
+from rba_pipeline_tests.command_line import called, point_at, run
 
 COMMANDS = [
     [], ["backfill"], ["backfill", "follow"], ["backfill", "cancel"],
@@ -36,6 +36,13 @@ def test_every_command_explains_itself(command: list[str], option: str) -> None:
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: rba-pipeline {' '.join(command)}".rstrip())
     assert "--help" in result.output
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    done = run(tmp_path, "spaces", "--help")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: rba-pipeline spaces [OPTIONS] COMMAND")
 
 
 def test_every_command_is_among_those_tested() -> None:

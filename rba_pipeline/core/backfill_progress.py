@@ -54,10 +54,17 @@ class Progress:
             f"{counts[stage]} {stage}" for stage in Stage if counts[stage] and stage != Stage.DONE
         ]
         if self.texts and self.elapsed_s > 0:
-            parts.append(f"{self.texts:,} texts embedded ({self.texts / self.elapsed_s:,.0f}/s)")
+            parts.append(f"{self.texts:,} texts embedded{_rate(self.texts / self.elapsed_s)}")
         if self.left_s:
             parts.append(f"about {duration(self.left_s)} to go")
         return ", ".join(parts)
+
+
+def _rate(per_second: float) -> str:
+    """Return a speed in brackets; nothing where it would read as a standstill."""
+    if per_second < 0.05:
+        return ""
+    return f" ({per_second:,.{0 if per_second >= 10 else 1}f}/s)"
 
 
 def duration(seconds: float) -> str:

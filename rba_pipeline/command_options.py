@@ -1,6 +1,7 @@
 """What several commands ask for in the same way."""
 
 import sys
+import time
 from collections.abc import Callable
 
 import click
@@ -8,6 +9,8 @@ import click
 from rba_pipeline.core.ranges import keys_in
 from rba_pipeline.definitions import Settings
 from rba_pipeline.partitions import partitions_by
+
+_LOG_EVERY_S = 10.0
 
 
 def partitions_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,8 +33,21 @@ def named_keys(range_text: str | None, settings: Settings) -> list[str] | None:
     return keys_in(range_text, partitions.get_partition_keys())
 
 
-def say_progress(what: str, done: int, total: int) -> None:
-    """Say on a terminal how far the work is."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        click.echo(f"\r{done:,} of {total:,} {what}{end}", nl=False, err=True)
+class ProgressLine:
+    """Says on stderr how far the work is: on a terminal always, in a log every ten seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said_s = clock()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Say that ``done`` of ``total`` are done, if it is time to."""
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            click.echo(f"\r{done:,} of {total:,} {what}{end}", nl=False, err=True)
+        elif self._clock() >= self._said_s + _LOG_EVERY_S:
+            click.echo(f"{done:,} of {total:,} {what}", err=True)
+            self._said_s = self._clock()
+
+
+say_progress = ProgressLine()

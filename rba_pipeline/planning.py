@@ -232,7 +232,7 @@ class Planner:
         predictions = Predictions(self.records.store, self.records.corpus)
         predictions.keep(
             {
-                window_of(self.partitions, each.key).name: Prediction(
+                window_of(self.partitions, each.key): Prediction(
                     each.inputs,
                     self.way.name,
                     each.work.reuse,

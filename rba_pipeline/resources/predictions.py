@@ -1,15 +1,17 @@
-"""What plans predicted, beside the record: one small file per corpus."""
+"""What plans predicted, beside the record: one small file per window of a corpus."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict
+
+from pydantic import TypeAdapter
 
 from rba_pipeline.core.plans import Prediction
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.store_root import StoreRoot
 
-_FIELDS = {field.name for field in fields(Prediction)}
+_PREDICTION = TypeAdapter(Prediction)
 
 
 class Predictions:
@@ -17,23 +19,29 @@ class Predictions:
 
     def __init__(self, store: str, corpus: str) -> None:
         self._root = StoreRoot(store)
-        self._path = f"plans/{corpus}.json"
+        self._corpus = corpus
 
-    def keep(self, predictions: Mapping[str, Prediction]) -> None:
-        """Keep ``predictions``, by the windows' names, in place of earlier ones of the same."""
-        kept = self._kept() | {name: asdict(each) for name, each in predictions.items()}
-        with self._root.write(self._path) as file:
-            file.write(json.dumps(kept).encode())
+    def keep(self, predictions: Mapping[Window, Prediction]) -> None:
+        """Keep ``predictions`` in place of earlier ones of the same windows.
+
+        Plans that are made at once do not lose what the others say of other windows.
+        """
+        for window, each in predictions.items():
+            with self._root.write(self._path(window)) as file:
+                file.write(json.dumps(asdict(each)).encode())
 
     def of(self, window: Window) -> Prediction | None:
-        """Return what the latest plan that ``window`` was in predicted for it."""
-        found = self._kept().get(window.name, {})
-        # One of another version is none: no run fails for it.
-        return Prediction(**found) if found.keys() == _FIELDS else None
+        """Return what the latest plan that ``window`` was in predicted for it.
 
-    def _kept(self) -> dict[str, dict[str, Any]]:
+        A file that cannot be read, is damaged, or is of another version holds none: no run fails
+        for it.
+        """
         try:
-            with self._root.read(self._path) as file:
-                return dict(json.load(file))
-        except (FileNotFoundError, ValueError):
-            return {}
+            with self._root.read(self._path(window)) as file:
+                found = _PREDICTION.validate_json(file.read(), strict=True, extra="forbid")
+        except (OSError, ValueError):
+            return None
+        return found if math.isfinite(found.seconds) else None
+
+    def _path(self, window: Window) -> str:
+        return f"plans/{self._corpus}/{window.name}.json"

@@ -14,7 +14,7 @@ from dagster._core.execution.backfill import BulkActionStatus
 
 from rba_pipeline import backfilling, stack
 from rba_pipeline.backfilling import ONLY, Choice
-from rba_pipeline.command_options import named_keys, partitions_options, say_progress
+from rba_pipeline.command_options import ProgressLine, named_keys, partitions_options
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.backfill_progress import Progress
 from rba_pipeline.core.presets import RANGES, Preset
@@ -50,8 +50,9 @@ def _range(name: str) -> str:
     default=["all"],
     show_default=True,
     help="missing: nothing of them is searchable; stale: source, chunking or space changed since "
-    "they were published; failed: their last run failed or was cancelled. Repeatable: "
-    "--only missing --only stale is all that is not current.",
+    "they were published, their record is lost, or a text in quarantine is to be sent again; "
+    "failed: their last run failed or was cancelled. Repeatable: --only missing --only stale is "
+    "all that is not current.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what the runs would do, and launch nothing.")
 @click.option("--detach", is_flag=True, help="Launch, and do not wait.")
@@ -152,7 +153,7 @@ def _chosen(
 ) -> Choice:
     """Return the partitions to run, and say what was left out of those asked for."""
     planner = planner_of(Settings.read(os.environ), found, instance)
-    choice = backfilling.choose(instance, planner.standings(keys, say_progress), only)
+    choice = backfilling.choose(instance, planner.standings(keys, ProgressLine()), only)
     if choice.busy:
         click.echo(f"left out, because a run of them is under way: {', '.join(choice.busy)}")
     if choice.missing and "stale" in only:
@@ -167,7 +168,7 @@ def _chosen(
 
 
 def _show_plan(found: Neighbours, choice: Choice, run_config: Mapping[str, Any]) -> None:
-    made = plan_partitions(Settings.read(os.environ), found, choice.keys, say_progress)
+    made = plan_partitions(Settings.read(os.environ), found, choice.keys, ProgressLine())
     for key in choice.keys:
         click.echo(f"{key}  {choice.reasons[key]}")
     click.echo(f"\n{plan_tables.as_text(made)}")

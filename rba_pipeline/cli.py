@@ -15,7 +15,7 @@ from rba_pipeline import results, second_chances, stack
 from rba_pipeline import search as searching
 from rba_pipeline import tune as tuning
 from rba_pipeline.backfill_commands import backfill
-from rba_pipeline.command_options import named_keys, partitions_options, say_progress
+from rba_pipeline.command_options import ProgressLine, named_keys, partitions_options
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.standings import State
@@ -187,7 +187,7 @@ def plan(
     states = tuple(State) if only == "all" else (State(only),)
     with _opened(corpus, serving=True) as found:
         settings = Settings.read(os.environ)
-        made = plan_partitions(settings, found, keys, say_progress, states=states)
+        made = plan_partitions(settings, found, keys, ProgressLine(), states=states)
     if as_json:
         click.echo(json.dumps(plan_tables.as_json(made), indent=2))
     else:

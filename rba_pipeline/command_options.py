@@ -48,6 +48,3 @@ class ProgressLine:
         elif self._clock() >= self._said_s + _LOG_EVERY_S:
             click.echo(f"{done:,} of {total:,} {what}", err=True)
             self._said_s = self._clock()
-
-
-say_progress = ProgressLine()

@@ -140,6 +140,7 @@ class Planner:
             catalogue,
             space=counting.space.id,
             chunking_id=counting.settings.chunking_id,
+            truncate=counting.truncate,
             embedding_store=self.embedding_store,
             vector_store=self.vector_store,
         )

@@ -8,6 +8,7 @@ from datetime import date
 
 import dagster as dg
 
+from rba_pipeline.core.errors import RecordDamaged
 from rba_pipeline.core.standings import Served, Standing, standing
 from rba_pipeline.partitions import key_of, window_of
 from rba_pipeline.resources.catalogue import Catalogue
@@ -21,6 +22,7 @@ def standings(
     *,
     space: str,
     chunking_id: str,
+    truncate: bool,
     embedding_store: EmbeddingStore,
     vector_store: VectorStore,
 ) -> list[Standing]:
@@ -33,18 +35,25 @@ def standings(
         catalogue: As of its last refresh.
         space: Of the service that runs would use.
         chunking_id: Of the settings that they would cut with.
+        truncate: Whether they would cut texts that are too long.
     """
+
+    def judged(key: str) -> Standing:
+        window = window_of(partitions, key)
+        try:
+            earlier = embedding_store.earlier(window, space)
+            is_recorded = embedding_store.is_recorded(window)
+        except RecordDamaged:
+            # The run of this partition says so; those of the others need not wait for that.
+            earlier, is_recorded = {}, False
+        to_send_again = sum(not row.is_held(truncate=truncate) for row in earlier.values())
+        return standing(
+            key, wanted[key], served[key], is_recorded=is_recorded, to_send_again=to_send_again
+        )
+
     wanted = _wanted(partitions, catalogue)
     served = _served(partitions, vector_store.served_documents(space, chunking_id))
-    return [
-        standing(
-            key,
-            wanted[key],
-            served[key],
-            is_recorded=embedding_store.is_recorded(window_of(partitions, key)),
-        )
-        for key in sorted(wanted.keys() | served.keys())
-    ]
+    return [judged(key) for key in sorted(wanted.keys() | served.keys())]
 
 
 def changed_partitions(

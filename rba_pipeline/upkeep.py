@@ -30,7 +30,7 @@ class Which(dg.Config):
     source_only: bool = Field(
         default=False,
         description="Only those whose documents changed; else also those that are cut otherwise, "
-        "or embedded in another space, than a run would do now.",
+        "or embedded in another space, than a run would do now, or have texts to send again.",
     )
 
 
@@ -71,6 +71,7 @@ def backfill_stale_job(
                 catalogue,
                 space=info.space.id,
                 chunking_id=chunking.settings(info).chunking_id,
+                truncate=embedding.truncate,
                 embedding_store=embedding_store,
                 vector_store=vector_store,
             )
@@ -85,7 +86,8 @@ def backfill_stale_job(
         name=BACKFILL_STALE,
         executor_def=dg.in_process_executor,
         description="Starts a backfill of the partitions that are missing or stale: their "
-        "documents, their chunking or their embedding space changed. See Overview > Backfills.",
+        "documents, their chunking or their embedding space changed, or a text in quarantine is "
+        "to be sent again. See Overview > Backfills.",
         # Without them Dagster copies the sensor that launches the job, and warns of its own copy.
         resource_defs={name: resources[name] for name in _NEIGHBOURS},
     )

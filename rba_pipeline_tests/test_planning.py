@@ -134,9 +134,13 @@ def test_a_text_in_quarantine_is_held_until_it_is_to_be_sent_again(
     with installation.neighbours() as found:
         second_chances.retry(found.embedding_store, found.vector_store, None)
     oracle.script = lambda number, texts: None
-    check(installation, needed=[True])
+    waiting, _ = check(installation, needed=[True])
+    after = planned(installation)
 
     assert held.partitions[0].work.held == 1
+    assert [each.partitions[0].standing.reasons for each in (held, waiting, after)] == [
+        (), ("retry",), (),
+    ]  # fmt: skip
 
 
 def test_a_text_of_two_partitions_of_a_year_is_embedded_by_the_first(

@@ -21,6 +21,7 @@ def standing_of(installation: Installation) -> dict[str, Standing]:
             found.source.catalogue(today()),
             space=info.space.id,
             chunking_id=found.chunking.settings(info).chunking_id,
+            truncate=found.embedding.truncate,
             embedding_store=found.embedding_store,
             vector_store=found.vector_store,
         )

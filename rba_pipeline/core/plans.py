@@ -53,9 +53,8 @@ class PartitionPlan:
 
     @property
     def is_needed(self) -> bool:
-        """Return whether a run would change anything."""
-        work = self.work
-        return self.standing.state is not State.CURRENT or bool(work.embed or work.add)
+        """Return whether a run would change anything: what `backfill --only` goes by as well."""
+        return self.standing.state is not State.CURRENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class Standing:
         in_other_space: In the database as they are, but without vectors of the space in use.
         cut_otherwise: In the database as they are, but cut with other settings.
         is_recorded: The record says what became of this partition's texts.
+        to_send_again: Texts in quarantine that a run would try once more.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Standing:
     in_other_space: int
     cut_otherwise: int
     is_recorded: bool
+    to_send_again: int = 0
 
     @property
     def state(self) -> State:
@@ -61,18 +63,24 @@ class Standing:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Return what changed since the partition was published; nothing for a current one."""
+        """Return what a run would have to change; nothing for a current partition."""
         claims = {
             "source": self.new or self.changed or self.gone,
             "chunking": self.cut_otherwise,
             "space": self.in_other_space,
             "record": not self.is_recorded and self.documents,
+            "retry": self.to_send_again,
         }
         return tuple(name for name, holds in claims.items() if holds)
 
 
 def standing(
-    key: str, wanted: Mapping[str, str], served: Iterable[Served], *, is_recorded: bool
+    key: str,
+    wanted: Mapping[str, str],
+    served: Iterable[Served],
+    *,
+    is_recorded: bool,
+    to_send_again: int = 0,
 ) -> Standing:
     """Compare the documents that a partition should have with those that the database has of it.
 
@@ -96,4 +104,5 @@ def standing(
         in_other_space=sum(not document.is_in_space for document in same),
         cut_otherwise=sum(not document.is_cut_so for document in same),
         is_recorded=is_recorded,
+        to_send_again=to_send_again,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
@@ -200,9 +201,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         path = self._outcomes_path(window)
         if not self._root().exists(path) or json.loads(self._about(path))["space"]["id"] != space:
             return {}
-        return {
-            row.text_hash: row for row in self._outcome_rows(path) if row.outcome == "quarantined"
-        }
+        return {row.text_hash: row for row in self._outcome_rows(path, only="quarantined")}
 
     def quarantined_in(self, names: Collection[str]) -> dict[str, list[str]]:
         """Return in which windows, by name, each of the quarantined texts ``names`` occurs."""
@@ -260,10 +259,12 @@ class EmbeddingStore(dg.ConfigurableResource):
         with self._root().parquet(path) as parquet:
             return str(parquet.schema_arrow.metadata[b"rba"].decode())
 
-    def _outcome_rows(self, path: str) -> Iterator[Outcome]:
+    def _outcome_rows(self, path: str, only: str | None = None) -> Iterator[Outcome]:
         with self._root().parquet(path) as parquet:
             for batch in parquet.iter_batches(OUTCOMES_PER_GROUP):
-                for row in batch.to_pylist():
+                # Of most partitions next to none are in quarantine: not one object for each row.
+                some = batch.filter(pc.field("outcome") == only) if only else batch
+                for row in some.to_pylist():
                     yield Outcome(**row)
 
     def _canary_path(self, space: str) -> str:

@@ -10,7 +10,9 @@ from rba_pipeline.core.standings import Standing
 COSTS = RunCosts(Way.PROCESSES, 11.5, 0.5, "median of 7 earlier runs", 0.001, 2500.0, "told")
 
 
-def partition(key: str, work: Work, seconds: float | None, *, new: int = 0) -> PartitionPlan:
+def partition(
+    key: str, work: Work, seconds: float | None, *, new: int = 0, again: int = 0
+) -> PartitionPlan:
     standing = Standing(
         key=key,
         documents=20,
@@ -20,6 +22,7 @@ def partition(key: str, work: Work, seconds: float | None, *, new: int = 0) -> P
         in_other_space=0,
         cut_otherwise=0,
         is_recorded=True,
+        to_send_again=again,
     )
     return PartitionPlan(standing, work, "inputs", seconds)
 
@@ -32,7 +35,7 @@ PLAN = Plan(
     (
         partition("2011-01-01", LARGE, 6000.0, new=20),
         partition("2012-01-01", Work(chunks=5, reuse=5), 12.0),
-        partition("2013-01-01", Work(chunks=5, embed=2, tokens=300, reuse=3), 30.0),
+        partition("2013-01-01", Work(chunks=5, embed=2, tokens=300, reuse=3), 30.0, again=2),
     ),
     parsed=0,
     costs=COSTS,
@@ -50,14 +53,14 @@ def test_lines_are_sorted_aligned_and_at_most_100_columns_wide() -> None:
     assert "2,500 tokens/s (told)" in lines[-1]
 
 
-def test_a_current_partition_with_texts_to_send_again_has_a_line_of_its_own() -> None:
+def test_a_partition_with_texts_to_send_again_has_a_line_of_its_own() -> None:
     assert [each.key for each in PLAN.needed] == ["2011-01-01", "2013-01-01"]
-    assert "2013-01-01 current" in as_text(PLAN)
+    assert "2013-01-01 stale" in as_text(PLAN)
 
 
 def test_minutes_that_are_not_known_make_the_sum_unknown() -> None:
     costs = RunCosts(Way.PROCESSES, 11.5, 0.5, "", 0.001, None, "the service is full")
-    plan = Plan((*PLAN.partitions, partition("2014-01-01", LARGE, None)), 0, costs)
+    plan = Plan((*PLAN.partitions, partition("2014-01-01", LARGE, None, new=1)), 0, costs)
 
     lines = as_text(plan).splitlines()
 

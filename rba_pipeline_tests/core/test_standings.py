@@ -51,6 +51,12 @@ def test_another_space_another_chunking_and_a_lost_record_make_it_stale() -> Non
     assert judged({"a": "v1"}, document("a"), is_recorded=False).reasons == ("record",)
 
 
+def test_a_text_that_is_to_be_sent_again_makes_it_stale() -> None:
+    found = standing("", {"a": "v1"}, [document("a")], is_recorded=True, to_send_again=1)
+
+    assert (found.state, found.reasons) == (State.STALE, ("retry",))
+
+
 def test_a_document_that_changed_is_not_counted_again_for_its_space_or_chunking() -> None:
     found = judged({"a": "v2"}, document("a", in_space=False, cut=False))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.reports import progress
-from rba_pipeline.core.plans import Plan
+from rba_pipeline.core.plans import Plan, totals
 from rba_pipeline.core.run_costs import Way
 from rba_pipeline.definitions import Settings
 from rba_pipeline.dry_run import plan_partitions
@@ -43,7 +43,7 @@ def compared(settings: Settings, name: str, keys: list[str]) -> dict[str, Any]:
     with neighbours(settings) as found:
         plan = plan_partitions(settings, found, keys, way=Way.ONE_PROCESS)
     planning_s = time.monotonic() - began_s
-    predicted_s = sum(each.seconds or 0.0 for each in plan.partitions)
+    predicted_s = totals(plan.partitions, plan.costs).seconds or 0.0
     results = list(materialise(settings, keys))
     real_s = results[-1].ended - results[0].started
     _check(plan, results)

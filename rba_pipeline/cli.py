@@ -171,13 +171,15 @@ def plan(
     texts      distinct ones: to embed, with a vector already, held in quarantine
     chunks     that search would lose, those of changed documents among them
 
-    Minutes are the wall time of the runs as backfills, schedules and the web interface launch
-    them, every step in a process of its own, one run after the other. They follow from the tokens
-    to embed and the speed of earlier runs; where there are none, from the service's own figures;
-    where it has not worked yet, or works at quite another speed than in earlier runs, some texts
-    are embedded for a few seconds, and their vectors thrown away. What a run costs by itself is
-    the median of earlier ones. The next run of a partition reports how far they were off, in the
-    metadata of `vectors`: predicted_minutes, real_minutes and prediction_error.
+    Minutes are wall time, with every step in a process of its own: of each partition by itself,
+    and in the sums of all together as a backfill launches them, so many side by side, and so many
+    of them embedding, as dagster.yaml lets in. They follow from the tokens to embed and the speed
+    of earlier runs; where there are none, from the service's own figures; where it has not worked
+    yet, or works at quite another speed than in earlier runs, some texts are embedded for a few
+    seconds, and their vectors thrown away. What a run costs besides is the median of earlier ones,
+    less what they waited for, and what others beside them took. The next run of a partition
+    reports how far they were off, in the metadata of `vectors`: predicted_minutes, real_minutes
+    and prediction_error.
     """
     if range_text is not None and everything:
         raise click.UsageError("name the partitions, or say --all")

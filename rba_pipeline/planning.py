@@ -12,8 +12,15 @@ import dagster as dg
 
 from rba_pipeline.core.embeddings import Text
 from rba_pipeline.core.errors import EmbeddingError
-from rba_pipeline.core.plans import PartitionPlan, Plan, Prediction, Work
-from rba_pipeline.core.run_costs import RunCosts, Way, earlier_rate, run_costs, trusted_rate
+from rba_pipeline.core.plans import PartitionPlan, Plan, Prediction, Work, spans_of
+from rba_pipeline.core.run_costs import (
+    RunCosts,
+    Way,
+    earlier_rate,
+    own_costs,
+    run_costs,
+    trusted_rate,
+)
 from rba_pipeline.core.standings import Standing, State, standing
 from rba_pipeline.counting import Counting
 from rba_pipeline.partitions import today, window_of
@@ -23,6 +30,7 @@ from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.embedding_stream import Traffic
+from rba_pipeline.resources.pools import side_by_side
 from rba_pipeline.resources.predictions import Predictions
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.run_history import past_runs
@@ -68,7 +76,7 @@ class Planner:
         states: Collection[State] = tuple(State),
         on_progress: Progress = _unseen,
     ) -> Plan:
-        """Return what runs of these partitions, one after the other, would do right now.
+        """Return what runs of these partitions, launched in their order, would do right now.
 
         The catalogue is refreshed for it, which parses files that are new or changed.
 
@@ -169,8 +177,8 @@ class Planner:
         self, stand: Standing, work: Work, counting: Counting, costs: RunCosts
     ) -> PartitionPlan:
         inputs = counting.inputs(window_of(self.partitions, stand.key))
-        seconds = costs.seconds(cut_s=work.cut_s, tokens=work.tokens, added=work.add)
-        return PartitionPlan(stand, work, inputs, seconds)
+        load = costs.load(cut_s=work.cut_s, tokens=work.tokens, added=work.add)
+        return PartitionPlan(stand, work, inputs, load)
 
     def _costs(
         self,
@@ -179,7 +187,8 @@ class Planner:
         counting: Counting,
         info: ServiceInfo,
     ) -> RunCosts:
-        runs = past_runs(self.instance)
+        beside = side_by_side(self.instance, self.way)
+        runs = own_costs(past_runs(self.instance), beside.cores)
         rate, origin = None, "nothing is to be embedded"
         busy = [each.key for each in stand if work[each.key].tokens]
         if busy:
@@ -187,7 +196,7 @@ class Planner:
                 earlier_rate(runs, info.space.id), self.embedding.client.tokens_per_second()
             )
             rate, origin = trusted or self._measured(busy, counting, info)
-        return run_costs(runs, way=self.way, rate=rate, origin=origin)
+        return run_costs(runs, way=self.way, beside=beside, rate=rate, origin=origin)
 
     def _measured(
         self, keys: Sequence[str], counting: Counting, info: ServiceInfo
@@ -229,18 +238,21 @@ class Planner:
             yield from (texts[place] for texts in some if place < len(texts))
 
     def _keep(self, plan: Plan) -> None:
-        """Keep what is predicted of each run by itself, to be held against it."""
+        """Keep what is predicted of each run, to be held against it."""
         predictions = Predictions(self.records.store, self.records.corpus)
-        predictions.keep(
-            {
-                window_of(self.partitions, each.key): Prediction(
-                    each.inputs,
-                    self.way.name,
-                    each.work.reuse,
-                    each.work.add,
-                    each.seconds - plan.costs.between_s,
-                )
-                for each in plan.partitions
-                if each.seconds is not None
-            }
-        )
+        for group in (plan.needed, plan.unneeded):
+            known = [each for each in group if each.seconds is not None]
+            spans = spans_of(known, plan.costs) or []
+            predictions.keep(
+                {
+                    window_of(self.partitions, each.key): Prediction(
+                        each.inputs,
+                        self.way.name,
+                        each.work.reuse,
+                        each.work.add,
+                        each.seconds or 0.0,
+                        end - launched,
+                    )
+                    for each, (launched, end) in zip(known, spans, strict=True)
+                }
+            )

@@ -64,7 +64,7 @@ def plan_op(partitions: dg.TimeWindowPartitionsDefinition) -> dg.OpDefinition:
 
 def _metadata(plan: Plan) -> dict[str, dg.MetadataValue]:
     """Return the table, and the sums over the partitions that need a run: the UI plots numbers."""
-    found = totals(plan.needed)
+    found = totals(plan.needed, plan.costs)
     counts = {
         "partitions_to_run": found.partitions,
         "documents_new": found.new,

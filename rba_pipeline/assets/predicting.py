@@ -7,7 +7,7 @@ import dagster as dg
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.predictions import Predictions
 from rba_pipeline.resources.record_store import RecordStore
-from rba_pipeline.resources.run_history import launched_at, way_of
+from rba_pipeline.resources.run_history import launched_at, ran_beside, way_of
 
 
 def prediction_error(
@@ -35,8 +35,10 @@ def prediction_error(
     if not prediction.is_of(inputs=inputs, way=way.name, reused=reused, added=added):
         return {}
     seconds = time.time() - launched
+    is_beside = ran_beside(context.instance, context.run, launched)
+    predicted = prediction.seconds_beside if is_beside else prediction.seconds
     return {
-        "predicted_minutes": prediction.seconds / 60,
+        "predicted_minutes": predicted / 60,
         "real_minutes": seconds / 60,
-        "prediction_error": prediction.seconds / seconds - 1,
+        "prediction_error": predicted / seconds - 1,
     }

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rba_pipeline.core.plans import PartitionPlan, Plan, Totals, totals
+from rba_pipeline.core.run_costs import RunCosts
 
 # Groups of columns, each by name and alignment: with room for ten million chunks.
 _GROUPS = (
@@ -24,7 +25,7 @@ def as_text(plan: Plan) -> str:
     lines = [
         _groups(),
         _line([name for name, _ in _COLUMNS]),
-        *(_line(_cells(each)) for each in plan.needed),
+        *(_line(_cells(each, plan.costs)) for each in plan.needed),
     ]
     lines += [_line(cells) for cells in _sums(plan)]
     return "\n".join([*(line.rstrip() for line in lines), "", *_origins(plan)])
@@ -34,13 +35,16 @@ def as_markdown(plan: Plan) -> str:
     """Return the same as a table that Dagster's UI shows."""
     names = [f"{group} {name}".strip() for group, columns in _GROUPS for name, _ in columns]
     marks = [":--" if align.startswith("<") else "--:" for _, align in _COLUMNS]
-    rows = [names, marks, *map(_cells, plan.needed), *_sums(plan)]
+    cells = [_cells(each, plan.costs) for each in plan.needed]
+    rows = [names, marks, *cells, *_sums(plan)]
     table = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*table, "", *(f"- {line}" for line in _origins(plan))])
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Return everything: seconds are wall time, ``None`` where they are not known."""
+    """Return everything: seconds are wall time, of each partition's run by itself, and of the runs
+    as they are launched together; ``None`` where they are not known.
+    """
     return {
         "partitions": [
             {
@@ -56,19 +60,19 @@ def as_json(plan: Plan) -> dict[str, Any]:
             }
             for each in plan.partitions
         ],
-        "needed": asdict(totals(plan.needed)),
-        "unneeded": asdict(totals(plan.unneeded)),
+        "needed": asdict(totals(plan.needed, plan.costs)),
+        "unneeded": asdict(totals(plan.unneeded, plan.costs)),
         "parsed_files": plan.parsed,
         "costs": {**asdict(plan.costs), "way": plan.costs.way.value},
     }
 
 
-def _cells(each: PartitionPlan) -> list[str]:
-    return [each.key, each.standing.state.value, *_figures(totals([each]))]
+def _cells(each: PartitionPlan, costs: RunCosts) -> list[str]:
+    return [each.key, each.standing.state.value, *_figures(totals([each], costs))]
 
 
 def _sums(plan: Plan) -> list[list[str]]:
-    needed, others = totals(plan.needed), totals(plan.unneeded)
+    needed, others = (totals(each, plan.costs) for each in (plan.needed, plan.unneeded))
     named = [(f"{needed.partitions} to run", needed), (f"{others.partitions} current", others)]
     return [[name, "", *_figures(found)] for name, found in named]
 
@@ -91,8 +95,8 @@ def _origins(plan: Plan) -> list[str]:
     costs = plan.costs
     speed = f"{costs.rate:,.0f} tokens/s" if costs.rate else "unknown"
     return [
-        f"minutes  one run after the other, {costs.way.value}",
-        f"run      {costs.run_s + costs.between_s:.1f} s by itself ({costs.run_from})",
+        f"minutes  of each run by itself; together: {costs.beside}",
+        f"run      {costs.run_s:.1f} s, {costs.way.value} ({costs.run_from})",
         f"speed    {speed} ({costs.rate_from})",
     ]
 

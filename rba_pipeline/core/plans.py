@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rba_pipeline.core.run_costs import RunCosts
+from rba_pipeline.core.side_by_side import Load, courses
 from rba_pipeline.core.standings import Standing, State
 
 
@@ -35,21 +36,26 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class PartitionPlan:
-    """One partition: how it stands, what a run would do, and its wall time in seconds.
+    """One partition: how it stands, and what a run would do.
 
     Attributes:
         inputs: Stands for documents, way of cutting and space.
-        seconds: ``None`` where the speed of the service is not known.
+        load: Of a run by itself; ``None`` where the speed of the service is not known.
     """
 
     standing: Standing
     work: Work
     inputs: str
-    seconds: float | None
+    load: Load | None
 
     @property
     def key(self) -> str:
         return self.standing.key
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the wall time of a run by itself, from launch to end."""
+        return self.load.work_s + self.load.stream_s if self.load else None
 
     @property
     def is_needed(self) -> bool:
@@ -83,7 +89,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over some partitions; ``seconds`` is ``None`` if one of them is not known."""
+    """Sums over some partitions; ``seconds`` is the wall time of their runs together, ``None`` if
+    one of them is not known.
+    """
 
     partitions: int
     new: int
@@ -98,10 +106,11 @@ class Totals:
     seconds: float | None
 
 
-def totals(partitions: Iterable[PartitionPlan]) -> Totals:
-    """Return the sums over ``partitions``."""
+def totals(partitions: Iterable[PartitionPlan], costs: RunCosts) -> Totals:
+    """Return the sums over ``partitions``, whose runs are launched as ``costs`` says."""
     found = list(partitions)
     stand, work = [each.standing for each in found], [each.work for each in found]
+    spans = spans_of(found, costs)
     return Totals(
         partitions=len(found),
         new=sum(each.new for each in stand),
@@ -113,13 +122,20 @@ def totals(partitions: Iterable[PartitionPlan]) -> Totals:
         add=sum(each.add for each in work),
         delete=sum(each.delete for each in work),
         tokens=sum(each.tokens for each in work),
-        seconds=_sum([each.seconds for each in found]),
+        seconds=None if spans is None else max((end for _, end in spans), default=0.0),
     )
 
 
-def _sum(seconds: Sequence[float | None]) -> float | None:
-    known = [each for each in seconds if each is not None]
-    return sum(known) if len(known) == len(seconds) else None
+def spans_of(
+    partitions: Sequence[PartitionPlan], costs: RunCosts
+) -> list[tuple[float, float]] | None:
+    """Return when the run of each would be launched and end, in seconds from the first launch;
+    ``None`` if one of them is not known.
+    """
+    loads = [each.load for each in partitions if each.load is not None]
+    if len(loads) < len(partitions):
+        return None
+    return courses(loads, costs.beside, costs.between_s)
 
 
 def inputs_of(digest: str, chunking_id: str, space: str) -> str:
@@ -129,13 +145,19 @@ def inputs_of(digest: str, chunking_id: str, space: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a plan said of one partition, kept until its run can be held against it."""
+    """What a plan said of one partition, kept until its run can be held against it.
+
+    Attributes:
+        seconds: Wall time of a run by itself.
+        seconds_beside: With the other runs of the plan beside it; waiting is a part of it.
+    """
 
     inputs: str
     way: str
     reuse: int
     add: int
     seconds: float
+    seconds_beside: float
 
     def is_of(self, *, inputs: str, way: str, reused: int, added: int) -> bool:
         """Return whether a run began where the plan did.

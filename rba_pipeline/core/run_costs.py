@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from statistics import fmean, median
+
+from rba_pipeline.core.side_by_side import Course, Load, SideBySide, loads
 
 
 class Way(StrEnum):
@@ -30,28 +31,43 @@ _ALIKE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """One run that succeeded; seconds are wall time.
+    """One run that succeeded; seconds are wall time, as it was.
 
     Attributes:
-        launched, ended: Unix seconds.
+        course: When it ran, waited, and had ``tokens`` on their way through the service.
         cut_s: Of the step that cut documents; 0 if nothing was cut.
-        stream_s: Of texts on their way through the service, and their ``tokens``.
         publish_s: Of the step that added ``added`` chunks to search.
+    """
+
+    way: Way
+    space: str
+    course: Course
+    cut_s: float
+    tokens: int
+    publish_s: float
+    added: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCost:
+    """The same run without what others beside it took from it, and without waiting.
+
+    Attributes:
+        launched, ended: Unix seconds, as they were.
+        work_s: Of everything but streaming: cutting and publishing are a part of it.
+        stream_s: Of streaming ``tokens``.
     """
 
     way: Way
     space: str
     launched: float
     ended: float
+    work_s: float
     cut_s: float
     stream_s: float
     tokens: int
     publish_s: float
     added: int
-
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.launched
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +75,15 @@ class RunCosts:
     """What predictions are made of, and where each figure is from.
 
     Attributes:
-        run_s: Of a run that has nothing to do.
+        beside: How the runs will be launched.
+        run_s: Of a run that has nothing to do, by itself.
         between_s: From the end of one run to the launch of the next.
         chunk_s: Of one chunk that is added to search.
         rate: Tokens per second through the service; ``None`` if that is not known.
     """
 
     way: Way
+    beside: SideBySide
     run_s: float
     between_s: float
     run_from: str
@@ -73,31 +91,60 @@ class RunCosts:
     rate: float | None
     rate_from: str
 
-    def seconds(self, *, cut_s: float, tokens: int, added: int) -> float | None:
-        """Return the wall time of a run that cuts, embeds and publishes so much, from its launch
-        to that of the next.
+    def load(self, *, cut_s: float, tokens: int, added: int) -> Load | None:
+        """Return what a run by itself takes that cuts, embeds and publishes so much; ``None``: the
+        speed of the service is not known.
         """
         if tokens and self.rate is None:
             return None
-        embedding_s = tokens / self.rate if self.rate else 0.0
-        return self.run_s + self.between_s + cut_s + embedding_s + added * self.chunk_s
+        stream_s = tokens / self.rate if self.rate else 0.0
+        return Load(self.run_s + cut_s + added * self.chunk_s, stream_s)
 
 
-def run_costs(runs: Sequence[PastRun], *, way: Way, rate: float | None, origin: str) -> RunCosts:
-    """Return what a run costs that is launched in ``way``.
+def own_costs(runs: Sequence[PastRun], cores: int) -> list[OwnCost]:
+    """Return what each run cost by itself, in the same order, whatever ran beside it.
+
+    Args:
+        runs: All that may have overlapped.
+    """
+    found = loads([run.course for run in runs], cores)
+    return [_own_cost(run, load) for run, load in zip(runs, found, strict=True)]
+
+
+def _own_cost(run: PastRun, load: Load) -> OwnCost:
+    begun, ended = run.course.run
+    spans = (run.course.waiting, run.course.streaming)
+    worked_s = ended - begun - sum(end - begin for begin, end in spans)
+    # How much of its time a run got that worked: its steps were slowed down alike.
+    share = min(1.0, load.work_s / worked_s) if worked_s > 0 else 1.0
+    return OwnCost(
+        way=run.way,
+        space=run.space,
+        launched=begun,
+        ended=ended,
+        work_s=load.work_s,
+        cut_s=run.cut_s * share,
+        stream_s=load.stream_s,
+        tokens=run.tokens,
+        publish_s=run.publish_s * share,
+        added=run.added,
+    )
+
+
+def run_costs(
+    runs: Sequence[OwnCost], *, way: Way, beside: SideBySide, rate: float | None, origin: str
+) -> RunCosts:
+    """Return what runs cost that are launched in ``way``, so many ``beside`` each other.
 
     Args:
         runs: The latest first; those launched in another way tell of publishing only.
         rate: Tokens per second, and its ``origin``.
     """
     chunk_s = _chunk_s(runs)
-    own = [
-        max(0.0, run.seconds - run.cut_s - run.stream_s - run.added * chunk_s)
-        for run in runs
-        if run.way is way
-    ]
+    own = [max(0.0, run.work_s - run.cut_s - run.added * chunk_s) for run in runs if run.way is way]
     return RunCosts(
         way=way,
+        beside=beside,
         run_s=median(own) if own else _USUAL_RUN_S[way],
         between_s=_between_s(runs, way),
         run_from=f"median of {len(own)} earlier runs" if own else "no earlier run: as usual",
@@ -107,7 +154,7 @@ def run_costs(runs: Sequence[PastRun], *, way: Way, rate: float | None, origin: 
     )
 
 
-def earlier_rate(runs: Sequence[PastRun], space: str) -> float:
+def earlier_rate(runs: Sequence[OwnCost], space: str) -> float:
     """Return tokens per second of the latest runs that embedded in ``space``; 0 without any."""
     tokens, seconds = 0, 0.0
     for run in runs:
@@ -130,16 +177,20 @@ def trusted_rate(earlier: float, engine: float) -> tuple[float, str] | None:
     return earlier, "of earlier runs"
 
 
-def _between_s(runs: Sequence[PastRun], way: Way) -> float:
+def _between_s(runs: Sequence[OwnCost], way: Way) -> float:
     """Return the usual time from the end of one run to the launch of the next."""
     own = [run for run in runs if run.way is way]
-    gaps = [max(0.0, late.launched - early.ended) for late, early in pairwise(own)]
+    gaps = [
+        run.launched - max(before)
+        for run in own
+        if (before := [each.ended for each in own if each.ended <= run.launched])
+    ]
     # Somebody paused.
     close = [gap for gap in gaps if gap <= _LONGEST_GAP_S]
     return median(close) if close else 0.0
 
 
-def _chunk_s(runs: Sequence[PastRun]) -> float:
+def _chunk_s(runs: Sequence[OwnCost]) -> float:
     """Return the slope of the line through what publishing took, at least 0."""
     added = [float(run.added) for run in runs]
     if len(set(added)) < 2:

@@ -41,7 +41,7 @@ class Predictions:
                 found = _PREDICTION.validate_json(file.read(), strict=True, extra="forbid")
         except (OSError, ValueError):
             return None
-        return found if math.isfinite(found.seconds) else None
+        return found if math.isfinite(found.seconds + found.seconds_beside) else None
 
     def _path(self, window: Window) -> str:
         return f"plans/{self._corpus}/{window.name}.json"

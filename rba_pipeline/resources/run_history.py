@@ -1,12 +1,16 @@
 """How long earlier runs took, and for what: read from Dagster's log of events."""
 
+import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from rba_pipeline.core.run_costs import PastRun, Way
+from rba_pipeline.core.side_by_side import Course
 
 # A run without it is one of the daemon, the web interface or Dagster's own commands.
 ONE_PROCESS_TAG = {"rba_pipeline/way": Way.ONE_PROCESS.name}
@@ -15,6 +19,7 @@ _TYPES = {
     DagsterEventType.PIPELINE_STARTING,
     DagsterEventType.PIPELINE_START,
     DagsterEventType.PIPELINE_SUCCESS,
+    DagsterEventType.STEP_WORKER_STARTING,
     DagsterEventType.STEP_START,
     DagsterEventType.STEP_SUCCESS,
     DagsterEventType.ASSET_MATERIALIZATION,
@@ -44,6 +49,23 @@ def launched_at(instance: dg.DagsterInstance, run: DagsterRun) -> float | None:
     return events.launched if events.began.keys() >= _ASSETS else None
 
 
+def ran_beside(instance: dg.DagsterInstance, run: DagsterRun, launched: float) -> bool:
+    """Return whether runs of other partitions were under way since ``run`` was ``launched``."""
+    since = RunsFilter(updated_after=datetime.fromtimestamp(launched, UTC))
+    open_runs = RunsFilter(statuses=[DagsterRunStatus.STARTED])
+    records = [
+        *instance.get_run_records(since, limit=_MOST_RUNS),
+        *instance.get_run_records(open_runs, limit=_MOST_RUNS),
+    ]
+    return any(
+        record.dagster_run.run_id != run.run_id
+        and PARTITION_NAME_TAG in record.dagster_run.tags
+        and record.start_time is not None
+        and (record.end_time or time.time()) > launched
+        for record in records
+    )
+
+
 def way_of(run: DagsterRun) -> Way:
     """Return how ``run`` was launched."""
     is_one = ONE_PROCESS_TAG.items() <= run.tags.items()
@@ -55,6 +77,7 @@ class _Events:
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
         self.launched = self.ended = 0.0
+        self.let_in: dict[str, float] = {}
         self.began: dict[str, float] = {}
         self.done: dict[str, float] = {}
         self.said: dict[str, Mapping[str, Any]] = {}
@@ -64,6 +87,8 @@ class _Events:
                     self.launched = self.launched or at
                 case DagsterEventType.PIPELINE_SUCCESS:
                     self.ended = at
+                case DagsterEventType.STEP_WORKER_STARTING:
+                    self.let_in[str(event.step_key)] = at
                 case DagsterEventType.STEP_START:
                     self.began[str(event.step_key)] = at
                 case DagsterEventType.STEP_SUCCESS:
@@ -75,6 +100,17 @@ class _Events:
 
     def step_s(self, name: str) -> float:
         return self.done[name] - self.began[name]
+
+    def course(self, stream_s: float) -> Course:
+        """Return when the run worked, waited for a place in the pool, and streamed."""
+        began, done = self.began["embeddings"], self.done["embeddings"]
+        # The step's process is started when it has a place. All in one process do not wait.
+        asked, let_in = self.done["chunks"], self.let_in.get("embeddings", self.done["chunks"])
+        return Course(
+            run=(self.launched, self.ended),
+            waiting=(asked, max(asked, let_in)),
+            streaming=(max(began, done - stream_s), done) if stream_s else (done, done),
+        )
 
 
 def _logged(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[dg.DagsterEvent, float]]:
@@ -97,10 +133,8 @@ def _past_run(instance: dg.DagsterInstance, run: DagsterRun) -> PastRun | None:
     return PastRun(
         way=way_of(run),
         space=str(said["embeddings"]["embedding_space"]),
-        launched=events.launched,
-        ended=events.ended,
+        course=events.course(float(said["embeddings"]["stream_seconds"])),
         cut_s=parsing_s + cutting_s,
-        stream_s=float(said["embeddings"]["stream_seconds"]),
         tokens=int(said["embeddings"]["tokens"]),
         publish_s=events.step_s("vectors"),
         added=int(said["vectors"]["inserted"]),

@@ -5,9 +5,11 @@ import json
 from rba_pipeline.core.plan_tables import as_json, as_markdown, as_text
 from rba_pipeline.core.plans import PartitionPlan, Plan, Prediction, Work
 from rba_pipeline.core.run_costs import RunCosts, Way
+from rba_pipeline.core.side_by_side import Load, SideBySide
 from rba_pipeline.core.standings import Standing
 
-COSTS = RunCosts(Way.PROCESSES, 11.5, 0.5, "median of 7 earlier runs", 0.001, 2500.0, "told")
+FOUR = SideBySide(4, 2, 2)
+COSTS = RunCosts(Way.PROCESSES, FOUR, 11.5, 0.5, "median of 7 earlier runs", 0.001, 2500.0, "told")
 
 
 def partition(
@@ -24,7 +26,8 @@ def partition(
         is_recorded=True,
         to_send_again=again,
     )
-    return PartitionPlan(standing, work, "inputs", seconds)
+    load = None if seconds is None else Load(seconds, 0.0)
+    return PartitionPlan(standing, work, "inputs", load)
 
 
 LARGE = Work(
@@ -49,7 +52,10 @@ def test_lines_are_sorted_aligned_and_at_most_100_columns_wide() -> None:
     assert {len(line) for line in lines[1:6]} == {len(lines[1])}
     assert max(map(len, lines)) <= 100
     assert [line.split()[-1] for line in lines[2:6]] == ["100", "0.50", "100", "0.20"]
-    assert "12.0 s by itself (median of 7 earlier runs)" in lines[-2]
+    assert lines[-3:-1] == [
+        "minutes  of each run by itself; together: 4 runs side by side, 2 embedding, on 2 cores",
+        "run      11.5 s, every step in a process of its own (median of 7 earlier runs)",
+    ]
     assert "2,500 tokens/s (told)" in lines[-1]
 
 
@@ -59,7 +65,7 @@ def test_a_partition_with_texts_to_send_again_has_a_line_of_its_own() -> None:
 
 
 def test_minutes_that_are_not_known_make_the_sum_unknown() -> None:
-    costs = RunCosts(Way.PROCESSES, 11.5, 0.5, "", 0.001, None, "the service is full")
+    costs = RunCosts(Way.PROCESSES, FOUR, 11.5, 0.5, "", 0.001, None, "the service is full")
     plan = Plan((*PLAN.partitions, partition("2014-01-01", LARGE, None, new=1)), 0, costs)
 
     lines = as_text(plan).splitlines()
@@ -75,6 +81,16 @@ def test_minutes_that_are_not_known_make_the_sum_unknown() -> None:
     assert as_json(plan)["needed"]["seconds"] is None
 
 
+def test_the_sum_is_the_time_of_all_runs_together() -> None:
+    many = Plan(tuple(partition(f"20{n:02}-01-01", LARGE, 60.0, new=1) for n in range(8)), 0, COSTS)
+
+    minutes = [line.split()[-1] for line in as_text(many).splitlines()[2:11]]
+
+    # Eight minutes of work on two cores, and half a second between two runs of a place.
+    assert minutes[:8] == ["1.00"] * 8
+    assert minutes[8] == "4.01"
+
+
 def test_markdown_and_json_hold_the_same_figures() -> None:
     rows = as_markdown(PLAN).splitlines()
     found = json.loads(json.dumps(as_json(PLAN)))
@@ -87,7 +103,9 @@ def test_markdown_and_json_hold_the_same_figures() -> None:
 
 
 def test_a_prediction_is_of_the_first_run_that_begins_where_the_plan_did() -> None:
-    prediction = Prediction("inputs", "PROCESSES", reuse=3, add=2, seconds=30.0)
+    prediction = Prediction(
+        "inputs", "PROCESSES", reuse=3, add=2, seconds=30.0, seconds_beside=30.0
+    )
 
     def is_of(inputs: str = "inputs", way: str = "PROCESSES", *, reused: int, added: int) -> bool:
         return prediction.is_of(inputs=inputs, way=way, reused=reused, added=added)

@@ -3,13 +3,18 @@
 import pytest
 
 from rba_pipeline.core.run_costs import (
+    OwnCost,
     PastRun,
     RunCosts,
     Way,
     earlier_rate,
+    own_costs,
     run_costs,
     trusted_rate,
 )
+from rba_pipeline.core.side_by_side import Course, Load, SideBySide
+
+ONE = SideBySide(1, 1, 2)
 
 
 def past(
@@ -22,12 +27,13 @@ def past(
     publish_s: float = 0.5,
     added: int = 0,
     launched: float = 0.0,
-) -> PastRun:
-    return PastRun(
+) -> OwnCost:
+    return OwnCost(
         way=way,
         space=space,
         launched=launched,
         ended=launched + seconds,
+        work_s=seconds - stream_s,
         cut_s=1.0,
         stream_s=stream_s,
         tokens=tokens,
@@ -36,8 +42,8 @@ def past(
     )
 
 
-def costs_of(*runs: PastRun, way: Way = Way.PROCESSES) -> RunCosts:
-    return run_costs(runs, way=way, rate=100.0, origin="told")
+def costs_of(*runs: OwnCost, way: Way = Way.PROCESSES) -> RunCosts:
+    return run_costs(runs, way=way, beside=ONE, rate=100.0, origin="told")
 
 
 def test_a_run_itself_is_what_is_left_of_earlier_ones_launched_alike() -> None:
@@ -54,13 +60,26 @@ def test_a_run_itself_is_what_is_left_of_earlier_ones_launched_alike() -> None:
     assert costs_of(odd, other, way=Way.ONE_PROCESS).run_s == pytest.approx(1.0)
 
 
+def test_a_run_that_was_slowed_down_is_learnt_from_as_if_it_were_alone() -> None:
+    course = Course((0.0, 40.0), (20.0, 20.0), (20.0, 40.0))
+    run = PastRun(Way.PROCESSES, "a", course, cut_s=4.0, tokens=300, publish_s=8.0, added=8)
+
+    (alone,) = own_costs([run], cores=1)
+    first, second = own_costs([run, run], cores=1)
+
+    assert (alone.work_s, alone.stream_s, alone.cut_s, alone.publish_s) == (20, 20, 4, 8)
+    assert first == second
+    assert (first.work_s, first.stream_s, first.cut_s, first.publish_s) == (10, 10, 2, 4)
+
+
 def test_what_passes_between_one_run_and_the_next_is_a_part_of_its_cost() -> None:
     after_a_pause = past(launched=1000.0)
     third, second, first = past(launched=24.0), past(launched=12.0), past(launched=0.0)
     beside = past(launched=8.0)
 
     assert costs_of(after_a_pause, third, second, first).between_s == pytest.approx(2.0)
-    assert costs_of(third, beside, first).between_s == pytest.approx(3.0)
+    # From the end of the run whose place it took.
+    assert costs_of(third, beside, first).between_s == pytest.approx(6.0)
     assert costs_of(third).between_s == 0.0
 
 
@@ -73,12 +92,12 @@ def test_without_earlier_runs_it_is_the_usual_one_and_says_so() -> None:
 
 
 def test_a_prediction_adds_up_what_there_is_to_do() -> None:
-    costs = RunCosts(Way.PROCESSES, 10.0, 1.0, "", 0.5, 100.0, "")
-    unknown = RunCosts(Way.PROCESSES, 10.0, 0.0, "", 0.5, None, "")
+    costs = RunCosts(Way.PROCESSES, ONE, 10.0, 1.0, "", 0.5, 100.0, "")
+    unknown = RunCosts(Way.PROCESSES, ONE, 10.0, 0.0, "", 0.5, None, "")
 
-    assert costs.seconds(cut_s=2.0, tokens=500, added=4) == 10 + 1 + 2 + 5 + 2
-    assert unknown.seconds(cut_s=0.0, tokens=0, added=0) == 10.0
-    assert unknown.seconds(cut_s=0.0, tokens=1, added=0) is None
+    assert costs.load(cut_s=2.0, tokens=500, added=4) == Load(10 + 2 + 2, 5)
+    assert unknown.load(cut_s=0.0, tokens=0, added=0) == Load(10.0, 0.0)
+    assert unknown.load(cut_s=0.0, tokens=1, added=0) is None
 
 
 def test_the_earlier_rate_is_that_of_the_latest_runs_in_the_same_space() -> None:

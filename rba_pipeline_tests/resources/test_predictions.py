@@ -13,13 +13,13 @@ from rba_pipeline.resources.predictions import Predictions
 
 WINDOW = Window(date(2011, 1, 1), date(2012, 1, 1))
 OTHER = Window(date(2012, 1, 1), date(2013, 1, 1))
-KEPT = Prediction("inputs", "PROCESSES", reuse=3, add=2, seconds=30.0)
+KEPT = Prediction("inputs", "PROCESSES", reuse=3, add=2, seconds=30.0, seconds_beside=40.0)
 FIELDS = asdict(KEPT)
 
 
 def test_each_window_has_the_latest_of_its_own(tmp_path: Path) -> None:
     first, second = Predictions(str(tmp_path), "a"), Predictions(str(tmp_path), "a")
-    later = Prediction("others", "PROCESSES", reuse=0, add=0, seconds=1.0)
+    later = Prediction("others", "PROCESSES", reuse=0, add=0, seconds=1.0, seconds_beside=1.0)
 
     first.keep({WINDOW: later})
     second.keep({OTHER: later})

@@ -9,8 +9,9 @@ import dagster as dg
 import pytest
 
 from rba_pipeline.core.embeddings import CANARY, Text
+from rba_pipeline.core.run_costs import Way
 from rba_pipeline.resources.embedding_stream import Traffic
-from rba_pipeline.resources.pools import POOL, steps_at_once
+from rba_pipeline.resources.pools import POOL, side_by_side, steps_at_once
 from rba_pipeline_tests.oracle_service import OracleService, Reply, oracle_vector
 from rba_pipeline_tests.resources.embedding_streams import PATIENCE_S, embedding
 from rba_pipeline_tests.resources.sample_records import sha256
@@ -36,6 +37,26 @@ def test_the_limit_of_the_pool_is_known(
             instance.event_log_storage.set_concurrency_slots(POOL, own)
 
         assert steps_at_once(instance) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "runs"),
+    [
+        pytest.param({"runs": {"max_concurrent_runs": 4}}, 4, id="as-in-dagster.yaml"),
+        pytest.param({"runs": {"max_concurrent_runs": -1}}, None, id="unlimited"),
+    ],
+)
+def test_a_backfill_runs_as_many_at_once_as_the_queue_lets_out(
+    limits: dict[str, dict[str, int]], runs: int | None
+) -> None:
+    pools = {"pools": {"default_limit": 2}}
+    with dg.instance_for_test(overrides={"concurrency": limits | pools}) as instance:
+        beside = side_by_side(instance, Way.PROCESSES)
+        alone = side_by_side(instance, Way.ONE_PROCESS)
+
+    assert (beside.runs, beside.embedding) == (runs, 2)
+    assert str(alone) == "one run after the other"
+    assert beside.cores == alone.cores >= 1
 
 
 def test_as_many_runs_as_the_pool_lets_in_are_never_refused(oracle: OracleService) -> None:

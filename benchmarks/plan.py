@@ -3,7 +3,8 @@
 On an empty store (half of the partitions, with a service that has not worked yet and without any
 earlier run), on the half-filled store that follows, and on the unchanged one after that. Every
 round has a service, a database, a store and a Dagster of its own. That each run embeds, reuses,
-adds and deletes what was planned is checked as well.
+adds and deletes what was planned is checked as well. The runs follow each other in one process, or
+are backfills of Dagster's daemon, side by side (``--backfill``).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from benchmarks import command_line
 from benchmarks.reports import Goal, Spread, exit_code, goals_table, progress, table, write_json
 from benchmarks.server_processes import ServerProcess
 from benchmarks.sides import Model, command
+from rba_pipeline.core.run_costs import Way
 from rba_pipeline.definitions import SAMPLE_CORPUS
 from rba_pipeline.resources.postgres import EmbeddedPostgres
 
@@ -77,7 +79,8 @@ def measured(model: Model, asked: argparse.Namespace) -> Figures:
                 "RBA_SOURCE": str(asked.corpus.absolute()),
                 "RBA_STORE": str(folder / "store"),
             }
-            found = _run(environment, str(asked.partitions))
+            way = Way.PROCESSES if asked.backfill else Way.ONE_PROCESS
+            found = _run(environment, str(asked.partitions), way.name)
         server.remove()
     return found
 
@@ -112,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--partitions", type=int, default=0, metavar="N", help="so many of them; default all"
+    )
+    parser.add_argument(
+        "--backfill",
+        action="store_true",
+        help="have Dagster's daemon run them side by side; else one after the other in one process",
     )
     parser.add_argument("--precision", type=command_line.precision, default="fp32")
     parser.set_defaults(model=["minilm"])

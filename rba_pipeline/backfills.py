@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -12,7 +13,7 @@ from dagster._core.remote_origin import (
     RemoteRepositoryOrigin,
 )
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.tags import BACKFILL_ID_TAG, MAX_RETRIES_TAG, PARTITION_NAME_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
 from dagster._core.utils import make_new_backfill_id
 
 from rba_pipeline.jobs import PUBLISH
@@ -25,6 +26,7 @@ LOCATION, REPOSITORY = "rba_pipeline", "__repository__"
 UNWATCHED: Mapping[str, str] = {MAX_RETRIES_TAG: "1"}
 # Who asked for a run: nightly, backfill_stale, publications_changed.
 LAUNCHED_BY = "rba/launched_by"
+_VECTORS = dg.AssetKey("vectors")
 
 
 def start_backfill(
@@ -61,23 +63,53 @@ def start_backfill(
     return backfill.backfill_id
 
 
+def partitions_of(backfill: PartitionBackfill, asset: dg.AssetKey | None = None) -> list[str]:
+    """Return the partitions that a backfill is for, in order, however it was launched.
+
+    Args:
+        asset: Only those of this asset, where the web interface launched it for assets.
+    """
+    if backfill.asset_backfill_data is None:
+        return list(backfill.partition_names or ())
+    subsets = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key
+    wanted = subsets.values() if asset is None else [subsets[asset]] if asset in subsets else []
+    return sorted({key for subset in wanted for key in subset.get_partition_keys()})
+
+
 def under_way(instance: dg.DagsterInstance) -> set[str]:
     """Return the partitions that wait for a run, or have one that has not ended.
 
-    Counted are runs of the whole job, runs of the web interface that end with the vectors, and
-    what a backfill of the job has not made a run of yet.
+    Counted are runs of the whole job, runs of the web interface that end with the vectors, those
+    that were killed and are about to be launched again, and what a backfill of the job, or of the
+    vectors in the web interface, has not made a run of yet.
     """
-    open_runs = instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    open_runs = [
+        *instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)),
+        *_waiting_to_retry(instance),
+    ]
     keys = {run.tags.get(PARTITION_NAME_TAG) for run in open_runs if _ends_with_vectors(run)}
-    open_backfills = instance.get_backfills(
-        BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED], job_name=PUBLISH)
-    )
-    for backfill in open_backfills:
-        made = instance.get_runs(RunsFilter(tags={BACKFILL_ID_TAG: backfill.backfill_id}))
-        begun = {run.tags.get(PARTITION_NAME_TAG) for run in made}
-        keys |= {key for key in backfill.partition_names or () if key not in begun}
+    for backfill in instance.get_backfills(
+        BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])
+    ):
+        if backfill.is_asset_backfill or backfill.job_name == PUBLISH:
+            made = instance.get_runs(RunsFilter.for_backfill(backfill.backfill_id))
+            begun = {run.tags.get(PARTITION_NAME_TAG) for run in made if _ends_with_vectors(run)}
+            keys |= {key for key in partitions_of(backfill, _VECTORS) if key not in begun}
     return {key for key in keys if key is not None}
 
 
+def _waiting_to_retry(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Return the runs that were killed, and that the daemon is about to launch again.
+
+    It does so within seconds. One that it gave up keeps the mark for ever: what waits longer is
+    not counted, or nothing would ever run its partition again.
+    """
+    lately = datetime.now(UTC) - timedelta(hours=1)
+    marked = RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"}, updated_after=lately
+    )
+    return [run for run in instance.get_runs(marked) if run.is_complete_and_waiting_to_retry]
+
+
 def _ends_with_vectors(run: dg.DagsterRun) -> bool:
-    return run.job_name == PUBLISH or dg.AssetKey("vectors") in (run.asset_selection or ())
+    return run.job_name == PUBLISH or _VECTORS in (run.asset_selection or ())

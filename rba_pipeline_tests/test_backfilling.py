@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
-from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import serializable_error_info_from_exc_info
 
-from rba_pipeline.backfills import start_backfill
+from rba_pipeline.backfills import start_backfill, under_way
+from rba_pipeline.definitions import Settings, build_defs
 from rba_pipeline.following import SILENT_S, Follower, follow
 from rba_pipeline.run_outcomes import failure_of
 from rba_pipeline_tests.command_line import called
@@ -220,10 +221,58 @@ def test_a_dry_run_shows_the_plan_and_launches_nothing(
     assert list(instance.get_runs()) == []
 
 
+# What is under way
+
+
+def of_assets(instance: dg.DagsterInstance, *keys: str) -> str:
+    """Launch a backfill of all assets as the web interface does, and return its id."""
+    backfill = PartitionBackfill.from_asset_partitions(
+        "of-assets",
+        asset_graph=build_defs(Settings.read({})).resolve_asset_graph(),
+        partition_names=keys,
+        asset_selection=[
+            dg.AssetKey(name) for name in ("documents", "chunks", "embeddings", "vectors")
+        ],
+        backfill_timestamp=time.time(),
+        tags={},
+        dynamic_partitions_store=instance,
+        all_partitions=False,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    instance.add_backfill(backfill)
+    return backfill.backfill_id
+
+
+def test_a_backfill_of_the_web_interface_is_under_way_until_each_run_has_ended() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        name = of_assets(instance, *KEYS[:2])
+        asked = under_way(instance)
+        a_run(instance, name, KEYS[0], DagsterRunStatus.SUCCESS)
+        a_run(instance, name, KEYS[1], DagsterRunStatus.STARTED)
+        begun = under_way(instance)
+
+    assert asked == set(KEYS[:2])
+    assert begun == {KEYS[1]}
+
+
+def test_a_killed_run_is_under_way_until_it_is_launched_again() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        killed = a_run(instance, "", KEYS[0], DagsterRunStatus.FAILURE, will_retry="true")
+        a_run(instance, "", KEYS[1], DagsterRunStatus.FAILURE, will_retry="false")
+        waiting = under_way(instance)
+        again = a_run(instance, "", KEYS[0], DagsterRunStatus.SUCCESS)
+        instance.add_run_tags(killed.run_id, {"dagster/auto_retry_run_id": again.run_id})
+        ended = under_way(instance)
+
+    assert (waiting, ended) == ({KEYS[0]}, set())
+
+
 # Following
 
 
-@dg.job
+@dg.job(name="publish_partition")
 def nothing() -> None: ...
 
 

@@ -35,10 +35,6 @@ class Progress:
     texts: int
     elapsed_s: float
 
-    def in_stage(self, stage: Stage) -> list[str]:
-        """Return the partitions that are there, in order."""
-        return sorted(key for key, at in self.stages.items() if at is stage)
-
     @property
     def left_s(self) -> float | None:
         """Return about how long it goes on, by what it has taken so far; ``None``: not known."""

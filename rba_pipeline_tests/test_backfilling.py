@@ -12,8 +12,9 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 from rba_pipeline.backfills import start_backfill, under_way
+from rba_pipeline.core.errors import RbaError
 from rba_pipeline.definitions import Settings, build_defs
-from rba_pipeline.following import SILENT_S, Follower, follow
+from rba_pipeline.following import GIVE_UP_S, SILENT_S, Follower, follow
 from rba_pipeline.run_outcomes import failure_of
 from rba_pipeline_tests.command_line import called
 from rba_pipeline_tests.installation import Installation, failures
@@ -293,6 +294,10 @@ def end(instance: dg.DagsterInstance, backfill: str, status: BulkActionStatus) -
     instance.update_backfill(found.with_status(status))
 
 
+def quietly_followed(follower: Follower) -> int:
+    return follow(follower, lambda line: None, lambda progress: None)
+
+
 @pytest.fixture
 def backfill() -> Iterator[tuple[dg.DagsterInstance, str]]:
     """Have a backfill of three partitions, and a daemon."""
@@ -318,7 +323,7 @@ def test_each_failure_is_told_once_and_the_end_is_red(
     instance.report_run_canceling(running := _run_of(instance, KEYS[1]))
     instance.report_run_canceled(running)
     end(instance, name, BulkActionStatus.COMPLETED_FAILED)
-    status = follow(follower, lambda line: None, lambda progress: None)
+    status = quietly_followed(follower)
 
     assert first == ([], "0 of 3 partitions done, 3 left")
     assert then[0] == ["2013-01-01 failed: its process is gone"]
@@ -347,7 +352,7 @@ def test_a_killed_run_that_is_launched_again_counts_as_running_until_it_ends(
     instance.add_run_tags(killed.run_id, {"dagster/auto_retry_run_id": again.run_id})
     meanwhile = [*follower.look(time.time())], follower.has_ended
     instance.handle_new_event(_success(again))
-    status = follow(follower, lambda line: None, lambda progress: None)
+    status = quietly_followed(follower)
 
     assert before[:2] == ([], False)
     assert "2 of 3 partitions done, 1 running" in before[2]
@@ -402,6 +407,56 @@ def test_a_daemon_that_dies_is_named_once_and_so_is_its_return(
     assert len(told) == 1
     assert "no daemon was heard of for 2 min: nothing new begins until you start one" in told[0]
     assert back == ["the daemon is back"]
+
+
+def test_a_daemon_that_stays_away_ends_the_following_with_what_to_do(
+    backfill: tuple[dg.DagsterInstance, str],
+) -> None:
+    instance, name = backfill
+    follower = Follower(instance, name)
+    silent_from_s = time.time() + SILENT_S + 10
+    list(follower.look(silent_from_s))
+
+    patient = list(follower.look(silent_from_s + GIVE_UP_S - 1))
+    with pytest.raises(RbaError, match=f"start one: .*backfill follow {name}` follows it again"):
+        list(follower.look(silent_from_s + GIVE_UP_S + 1))
+
+    assert patient == []
+
+
+@pytest.mark.parametrize(
+    ("second", "ended_as", "status", "shown"),
+    [
+        pytest.param(
+            DagsterRunStatus.FAILURE, BulkActionStatus.COMPLETED_FAILED, 1,
+            "1 of 2 partitions done, 1 failed", id="failed",
+        ),
+        pytest.param(
+            DagsterRunStatus.SUCCESS, BulkActionStatus.COMPLETED_SUCCESS, 0,
+            "2 of 2 partitions done", id="green",
+        ),
+        pytest.param(
+            DagsterRunStatus.SUCCESS, BulkActionStatus.COMPLETED_FAILED, 1,
+            "2 of 2 partitions done", id="dagster-says-it-failed",
+        ),
+        pytest.param(
+            None, BulkActionStatus.FAILED, 1, "1 of 2 partitions done, 1 left", id="not-even-begun"
+        ),
+    ],
+)  # fmt: skip
+def test_a_backfill_of_the_web_interface_is_followed_to_its_end(
+    second: DagsterRunStatus | None, ended_as: BulkActionStatus, status: int, shown: str
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        name = of_assets(instance, *KEYS[:2])
+        a_run(instance, name, KEYS[0], DagsterRunStatus.SUCCESS)
+        if second is not None:
+            a_run(instance, name, KEYS[1], second)
+        end(instance, name, ended_as)
+        follower = Follower(instance, name)
+        found = quietly_followed(follower)
+
+    assert (found, str(follower.progress).partition(", about")[0]) == (status, shown)
 
 
 def test_a_backfill_that_could_not_begin_says_why(

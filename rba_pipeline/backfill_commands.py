@@ -161,7 +161,9 @@ def _chosen(
             f"left out, because they are missing, not stale: {len(choice.missing)} partitions; "
             "--only missing --only stale takes both"
         )
-    if not choice.keys:
+    if choice.busy and not choice.keys:
+        click.echo("nothing to do: all of them have a run under way")
+    elif not choice.keys:
         click.echo(f"nothing to do: no partition is {' or '.join(only)}" if "all" not in only
                    else "nothing to do: there is no partition with a document")  # fmt: skip
     return choice
@@ -176,6 +178,8 @@ def _show_plan(found: Neighbours, choice: Choice, run_config: Mapping[str, Any])
         f"a backfill would run these {len(choice.keys)} partitions with the run config "
         f"{json.dumps(run_config)}; nothing was launched"
     )
+    if made.unneeded:
+        click.echo(f"{len(made.unneeded)} of them are current: nothing would change in those")
 
 
 def _follow(instance: dg.DagsterInstance, name: str) -> None:

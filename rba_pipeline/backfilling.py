@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster import RunsFilter
+from dagster._core.storage.dagster_run import TagBucket
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from rba_pipeline.backfills import LAUNCHED_BY, start_backfill, under_way
@@ -68,12 +68,12 @@ def choose(
         only: Of ``ONLY``; a partition to which one of them applies is taken.
     """
     keys = [each.key for each in standings]
-    failed = failed_keys(instance, keys) if FAILED in only else set()
+    ends = bad_ends(instance, keys) if FAILED in only else {}
     busy = under_way(instance)
     reasons = {
-        each.key: _why(each, is_failed=each.key in failed)
+        each.key: _why(each, ends.get(each.key))
         for each in standings
-        if ALL in only or each.state.value in only or each.key in failed
+        if ALL in only or each.state.value in only or each.key in ends
     }
     return Choice(
         keys=[key for key in reasons if key not in busy],
@@ -87,13 +87,17 @@ def choose(
     )
 
 
-def failed_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> set[str]:
-    """Return those of the partitions whose last run, of whatever job, failed or was cancelled."""
-    last: dict[str, dg.DagsterRun] = {}
-    for run in instance.get_runs(RunsFilter(tags={PARTITION_NAME_TAG: keys})) if keys else ():
-        # Newest first.
-        last.setdefault(run.tags[PARTITION_NAME_TAG], run)
-    return {key for key, run in last.items() if run.is_failure_or_canceled}
+def bad_ends(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str]:
+    """Return what became of the last run, of whatever job, where it failed or was cancelled."""
+    if not keys:
+        return {}
+    # The newest of each, however many there are.
+    last = instance.get_runs(bucket_by=TagBucket(PARTITION_NAME_TAG, list(keys), bucket_limit=1))
+    return {
+        run.tags[PARTITION_NAME_TAG]: "failed" if run.is_failure else "was cancelled"
+        for run in last
+        if run.is_failure_or_canceled
+    }
 
 
 def launch(instance: dg.DagsterInstance, keys: Sequence[str], run_config: Mapping[str, Any]) -> str:
@@ -110,10 +114,8 @@ def launch(instance: dg.DagsterInstance, keys: Sequence[str], run_config: Mappin
     )
 
 
-def _why(standing: Standing, *, is_failed: bool) -> str:
-    parts = [standing.state.value]
+def _why(standing: Standing, bad_end: str | None) -> str:
+    told = standing.state.value
     if standing.state is State.STALE:
-        parts.append(f"({', '.join(standing.reasons)})")
-    if is_failed:
-        parts.append("the last run failed")
-    return " ".join(parts)
+        told += f" ({', '.join(standing.reasons)})"
+    return f"{told}, the last run {bad_end}" if bad_end else told

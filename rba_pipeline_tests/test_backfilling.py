@@ -171,7 +171,10 @@ def test_a_backfill_is_asked_for_with_its_values_and_no_partition_twice(
     assert first.output == f"backfill {asked.backfill_id} of 2 partitions\n"
     assert (second.partition_names, second.run_config) == (KEYS[2:], {})
     assert "a run of them is under way: 2011-01-01, 2012-01-01\n" in again.output
-    assert "nothing to do" in never.output
+    assert never.output.splitlines() == [
+        f"left out, because a run of them is under way: {', '.join(KEYS)}",
+        "nothing to do: all of them have a run under way",
+    ]
 
 
 def test_only_takes_the_partitions_that_stand_so(
@@ -198,12 +201,26 @@ def test_only_takes_the_partitions_that_stand_so(
     assert "2011-01-01  stale (source)\n" in shown["--only stale"]
     assert "missing, not stale: 1 partitions" in shown["--only stale"]
     assert "2013-01-01  missing\n" in shown["--only missing"]
-    assert "2013-01-01  missing the last run failed\n" in shown["--only failed"]
+    assert "2013-01-01  missing, the last run failed\n" in shown["--only failed"]
     assert "these 1 partitions" in shown["--only failed"]
     assert "these 2 partitions" in shown[both]
     assert of_current.exit_code == 0
     assert of_current.output == "nothing to do: no partition is stale\n"
     assert instance.get_backfills() == []
+
+
+def test_a_current_partition_whose_run_was_cancelled_is_shown_as_such(
+    project: Installation, instance: dg.DagsterInstance
+) -> None:
+    assert failures(project.run(KEYS[0])) == []
+    a_run(instance, "", KEYS[0], DagsterRunStatus.CANCELED)
+
+    shown = called("backfill", "--all", "--dry-run", "--only", "failed").output
+
+    assert "2011-01-01  current, the last run was cancelled\n" in shown
+    assert "\n0 needed " in shown
+    assert "\na backfill would run these 1 partitions " in shown
+    assert shown.endswith("\n1 of them are current: nothing would change in those\n")
 
 
 def test_a_dry_run_shows_the_plan_and_launches_nothing(

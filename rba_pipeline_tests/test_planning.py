@@ -280,4 +280,4 @@ def test_the_command_prints_a_line_for_each_partition_that_needs_a_run(
     ]  # fmt: skip
     assert max(map(len, lines)) <= 100
     assert [each["partition"] for each in json.loads(part.output)["partitions"]] == ["2013-01-01"]
-    assert unchanged.output.splitlines()[2].startswith("0 to run")
+    assert unchanged.output.splitlines()[2].startswith("0 needed")

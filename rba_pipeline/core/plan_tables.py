@@ -73,7 +73,7 @@ def _cells(each: PartitionPlan, costs: RunCosts) -> list[str]:
 
 def _sums(plan: Plan) -> list[list[str]]:
     needed, others = (totals(each, plan.costs) for each in (plan.needed, plan.unneeded))
-    named = [(f"{needed.partitions} to run", needed), (f"{others.partitions} current", others)]
+    named = [(f"{needed.partitions} needed", needed), (f"{others.partitions} current", others)]
     return [[name, "", *_figures(found)] for name, found in named]
 
 

@@ -18,6 +18,7 @@ from rba_pipeline.command_options import ProgressLine, named_keys, partitions_op
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.backfill_progress import Progress
 from rba_pipeline.core.presets import RANGES, Preset
+from rba_pipeline.dagster_instance import dagster_instance
 from rba_pipeline.definitions import Settings, build_defs, check_run_config
 from rba_pipeline.dry_run import plan_partitions, planner_of
 from rba_pipeline.following import Follower, backfill_named, follow
@@ -128,7 +129,7 @@ def cancel_backfill(name: str) -> None:
 def _instance() -> Iterator[dg.DagsterInstance]:
     """Have Dagster's instance for the block, with the database that it is kept in."""
     stack.load_environment()
-    with stack.stopping_on_signals(), stack.database(), dg.DagsterInstance.get() as instance:
+    with stack.stopping_on_signals(), stack.database(), dagster_instance() as instance:
         yield instance
 
 

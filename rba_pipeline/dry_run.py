@@ -7,6 +7,7 @@ import dagster as dg
 from rba_pipeline.core.plans import Plan
 from rba_pipeline.core.run_costs import Way
 from rba_pipeline.core.standings import State
+from rba_pipeline.dagster_instance import dagster_instance
 from rba_pipeline.definitions import Settings
 from rba_pipeline.neighbours import Neighbours
 from rba_pipeline.partitions import partitions_by
@@ -29,7 +30,7 @@ def plan_partitions(
             are done, and how many there are.
         way: How the runs would be launched.
     """
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         planner = planner_of(settings, neighbours, instance, way)
         return planner.plan(keys, states, on_progress or (lambda what, done, total: None))
 

@@ -146,6 +146,24 @@ def test_without_the_service_nothing_is_launched(
     assert instance.get_backfills() == []
 
 
+@pytest.mark.parametrize("command", [["backfill", "--all"], ["plan"], ["backfill", "follow", "a"]])
+def test_a_storage_of_dagster_that_is_away_is_named_in_one_line(
+    project: Installation, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://nobody:secret@localhost:9/none")
+    home = project.folder / "dagster" / "dagster.yaml"
+    home.write_text("storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}")
+
+    asked = called(*command)
+
+    assert asked.exit_code == 1
+    [line] = asked.output.splitlines()
+    assert line.startswith("DatabaseUnavailable: Dagster's storage cannot be reached, ")
+    assert "localhost" in line
+    assert line.endswith(": start that server, or correct DAGSTER_POSTGRES_URL")
+    assert "secret" not in line
+
+
 def test_a_backfill_is_asked_for_with_its_values_and_no_partition_twice(
     project: Installation, instance: dg.DagsterInstance
 ) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,10 +15,10 @@ from rba_pipeline import backfilling, stack
 from rba_pipeline.backfilling import ONLY, Choice
 from rba_pipeline.command_options import ProgressLine, named_keys, partitions_options
 from rba_pipeline.core import plan_tables
-from rba_pipeline.core.backfill_progress import Progress
 from rba_pipeline.core.presets import RANGES, Preset
 from rba_pipeline.dagster_instance import dagster_instance
 from rba_pipeline.definitions import Settings, build_defs, check_run_config
+from rba_pipeline.display import Display
 from rba_pipeline.dry_run import plan_partitions, planner_of
 from rba_pipeline.following import Follower, backfill_named, follow
 from rba_pipeline.local_service import addresses_file
@@ -121,7 +120,9 @@ def cancel_backfill(name: str) -> None:
         if found.status is not BulkActionStatus.REQUESTED:
             click.echo(f"backfill {name} is {found.status.value.lower()}: nothing to cancel")
             return
+        # Also without a daemon: one that starts makes no more runs then.
         instance.update_backfill(found._replace(status=BulkActionStatus.CANCELING))
+        backfilling.require_daemon(instance, "it is cancelled as soon as one runs")
     click.echo(f"backfill {name} is being cancelled; what was embedded so far is kept")
 
 
@@ -185,7 +186,7 @@ def _show_plan(found: Neighbours, choice: Choice, run_config: Mapping[str, Any])
 
 def _follow(instance: dg.DagsterInstance, name: str) -> None:
     """Show how a backfill goes on until it has ended, and end this process with its status."""
-    display = _Display()
+    display = Display(is_terminal=sys.stdout.isatty())
     try:
         status = follow(Follower(instance, name), display.say, display.show)
     except KeyboardInterrupt:
@@ -194,37 +195,9 @@ def _follow(instance: dg.DagsterInstance, name: str) -> None:
             f"`rba-pipeline backfill cancel {name}` cancels it"
         )
         sys.exit(130)
+    finally:
+        display.close()
     sys.exit(status)
-
-
-class _Display:
-    """A line per change; on a terminal, how far it is stays in the last line."""
-
-    def __init__(self) -> None:
-        self._shown = ""
-        self._stages: Mapping[str, object] = {}
-
-    def say(self, line: str) -> None:
-        self._clear()
-        click.echo(line)
-
-    def show(self, progress: Progress) -> None:
-        if sys.stdout.isatty():
-            self._clear()
-            # What is longer than a line could not be taken back.
-            self._shown = str(progress)[: shutil.get_terminal_size().columns - 1]
-            click.echo(self._shown, nl=False)
-            if all(stage.has_ended for stage in progress.stages.values()):
-                click.echo()
-                self._shown = ""
-        elif progress.stages != self._stages:
-            click.echo(str(progress))
-        self._stages = progress.stages
-
-    def _clear(self) -> None:
-        if self._shown:
-            click.echo("\r\x1b[K", nl=False)
-            self._shown = ""
 
 
 def _page(name: str) -> str:

@@ -42,19 +42,19 @@ def embedding_config(**values: object) -> dict[str, Any]:
     return {"resources": {"embedding": {"config": given}}} if given else {}
 
 
-def require_daemon(instance: dg.DagsterInstance) -> None:
-    """Refuse to launch what nobody would execute.
+def require_daemon(instance: dg.DagsterInstance, because: str = "and it makes the runs") -> None:
+    """Refuse what nobody would execute.
 
     Raises:
         RbaError: The daemon has never run, or has said nothing for too long.
     """
     silent_s = silence_s(instance, time.time())
     if silent_s is None:
-        raise RbaError(f"no Dagster daemon has run here, and it makes the runs: {START_A_DAEMON}")
+        raise RbaError(f"no Dagster daemon has run here, {because}: {START_A_DAEMON}")
     if silent_s > SILENT_S:
         raise RbaError(
-            f"no Dagster daemon runs (the last was heard of {duration(silent_s)} ago), and it "
-            f"makes the runs: {START_A_DAEMON}"
+            f"no Dagster daemon runs (the last was heard of {duration(silent_s)} ago), {because}: "
+            f"{START_A_DAEMON}"
         )
 
 

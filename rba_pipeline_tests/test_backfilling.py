@@ -12,8 +12,10 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 from rba_pipeline.backfills import start_backfill, under_way
+from rba_pipeline.core.backfill_progress import Progress, Stage
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.definitions import Settings, build_defs
+from rba_pipeline.display import Display
 from rba_pipeline.following import GIVE_UP_S, SILENT_S, Follower, follow
 from rba_pipeline.run_outcomes import failure_of
 from rba_pipeline_tests.command_line import called
@@ -516,6 +518,7 @@ def test_an_unknown_backfill_is_refused_and_an_ended_one_is_not_cancelled(
     project: Installation, instance: dg.DagsterInstance
 ) -> None:
     name = start_backfill(instance, KEYS, {}, {}, "of three")
+    a_daemon_lives(instance, time.time())
 
     unknown = called("backfill", "follow", "unknown")
     cancelled = [called("backfill", "cancel", name) for _ in range(2)]
@@ -525,3 +528,30 @@ def test_an_unknown_backfill_is_refused_and_an_ended_one_is_not_cancelled(
     assert [each.exit_code for each in cancelled] == [0, 0]
     assert "is being cancelled" in cancelled[0].output
     assert "is canceling: nothing to cancel" in cancelled[1].output
+
+
+def test_a_cancellation_without_a_daemon_is_kept_and_says_what_it_needs(
+    project: Installation, instance: dg.DagsterInstance
+) -> None:
+    name = start_backfill(instance, KEYS, {}, {}, "of three")
+
+    cancelled = called("backfill", "cancel", name)
+
+    assert cancelled.exit_code == 1
+    assert "no Dagster daemon has run here, it is cancelled as soon as one" in cancelled.output
+    found = instance.get_backfill(name)
+    assert found is not None
+    assert found.status is BulkActionStatus.CANCELING
+
+
+def test_the_last_line_on_a_terminal_ends_whatever_the_partitions_became(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = Display(is_terminal=True)
+
+    display.show(Progress({KEYS[0]: Stage.LEFT}, 0, 1.0))
+    display.show(Progress({KEYS[0]: Stage.DONE, KEYS[1]: Stage.LEFT}, 0, 0.0))
+    display.close()
+    display.close()
+
+    assert capsys.readouterr().out.endswith("1 of 2 partitions done, 1 left\n")

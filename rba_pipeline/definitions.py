@@ -264,6 +264,13 @@ def _run_config(environment: Mapping[str, str]) -> dict[str, Any]:
             f"{SCHEDULED_RUN_CONFIG}={text!r}: expected a run config as the Launchpad takes it, "
             "like {resources: {embedding: {config: {preset: cpu-prod}}}}"
         )
+    resources = found.get("resources", {})
+    # The job that starts backfills takes some of them, before Dagster looks at the whole.
+    if not isinstance(resources, dict):
+        raise BadSetting(
+            f"{SCHEDULED_RUN_CONFIG}: resources is {resources!r}, expected like {{embedding: "
+            "{config: {preset: cpu-prod}}}; or leave it out"
+        )
     return found
 
 

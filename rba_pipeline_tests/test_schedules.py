@@ -136,6 +136,12 @@ def test_nothing_launches_by_itself_until_it_is_switched_on() -> None:
     [
         pytest.param("RBA_SENSOR_SECONDS", "4", "5 to 86400", id="too-often"),
         pytest.param("RBA_SCHEDULED_RUN_CONFIG", "[", "neither YAML nor JSON", id="no-yaml"),
+        pytest.param(
+            "RBA_SCHEDULED_RUN_CONFIG", "{resources: null}", "resources is None", id="nothing"
+        ),
+        pytest.param(
+            "RBA_SCHEDULED_RUN_CONFIG", "{resources: 5}", "resources is 5", id="a-number"
+        ),
         pytest.param("RBA_SCHEDULED_RUN_CONFIG", "gpu", "as the Launchpad takes it", id="a-word"),
         pytest.param(
             "RBA_SCHEDULED_RUN_CONFIG", "{resources: {embedding: {config: {batch_size: 0}}}}",

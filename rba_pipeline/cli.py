@@ -25,7 +25,7 @@ from rba_pipeline.doctor.examination import examine
 from rba_pipeline.doctor.findings import Level
 from rba_pipeline.dry_run import plan_partitions
 from rba_pipeline.neighbours import Neighbours, neighbours
-from rba_pipeline.resources.tuned_file import write_tuned
+from rba_pipeline.resources.tuned_file import require_place, write_tuned
 from rba_pipeline.resources.vector_search import Filters
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -298,9 +298,11 @@ def tune_setting(
     """
     plan = tuning.Plan(texts, seconds)
     with _opened(corpus, serving=True) as found:
+        place = out or found.embedding.tuned_file
+        if not dry_run:
+            require_place(place)
         sampled = tuning.sample_texts(found.records, found.chunking, str(SAMPLE_CORPUS), texts)
         tuned = tuning.tune(found.embedding, sampled, plan, click.echo)
-        place = out or found.embedding.tuned_file
         if not dry_run:
             write_tuned(place, tuned.preset)
     results.print_tuning(tuned, None if dry_run else place)

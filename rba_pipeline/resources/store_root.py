@@ -95,6 +95,10 @@ class StoreRoot:
         """Return whether ``path`` is a complete file."""
         return bool(self._fs.isfile(self._at(path)))
 
+    def is_folder(self, path: str) -> bool:
+        """Return whether ``path`` is a folder, so that no file can have its name."""
+        return bool(self._fs.isdir(self._at(path)))
+
     def list(self, folder: str, suffix: str) -> list[str]:
         """Return the relative paths of the complete files directly in ``folder``, sorted by name.
 

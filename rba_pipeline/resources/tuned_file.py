@@ -2,7 +2,7 @@
 
 import posixpath
 
-from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.errors import BadSetting, RecordFull
 from rba_pipeline.core.tuned import TunedPreset
 from rba_pipeline.resources.store_root import StoreRoot
 
@@ -25,6 +25,26 @@ def read_tuned(place: str) -> TunedPreset:
     except (OSError, ValueError) as error:
         raise BadSetting(f"preset=tuned: {place} cannot be read ({error})") from error
     return TunedPreset.from_json(content, place)
+
+
+def require_place(place: str) -> None:
+    """Make sure that a preset could be written at ``place``, before minutes are spent on one.
+
+    Raises:
+        BadSetting: It could not; the message says why, and where the place is set.
+    """
+    try:
+        root, name = _root_of(place)
+        if not name or root.is_folder(name):
+            raise IsADirectoryError("it is a folder")
+        aside = f"{name}.probe"
+        with root.write(aside) as file:
+            file.write(b"{}")
+        root.remove(aside)
+    except (OSError, ValueError, ImportError, RecordFull) as error:
+        raise BadSetting(
+            f"{place} cannot be written ({error}): name another file with --out or RBA_TUNED_PRESET"
+        ) from None
 
 
 def write_tuned(place: str, preset: TunedPreset) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from rba_pipeline.core.errors import RbaError
+from rba_pipeline.assets.reporting import one_message
 from rba_pipeline.core.tuning_plots import name_of, rates_plot
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.record_store import RecordStore
-from rba_pipeline.resources.tuned_file import write_tuned
+from rba_pipeline.resources.tuned_file import require_place, write_tuned
 from rba_pipeline.tune import Plan, Tuning, line_of, sample_texts, tune
 
 TUNE = "tune_embedding"
@@ -21,7 +21,7 @@ TUNED_PRESET = "tuned_preset"
 
 
 class TuneConfig(dg.Config):
-    """How to measure."""
+    """How to measure. Dagster itself looks at the ranges only inside the run."""
 
     texts: int = Field(default=512, ge=1, le=100_000, description="Different texts that are sent.")
     seconds_per_setting: float = Field(
@@ -33,6 +33,26 @@ class TuneConfig(dg.Config):
         le=86_400,
         description="Seconds to wait for a service that works for somebody else.",
     )
+
+
+class _CheckedOp(dg.OpDefinition):
+    """Refuses values out of range as soon as Dagster reads a run's config, like checked resources.
+
+    The method is not public: the Dagster version is pinned, and a test gives it bad values.
+    """
+
+    def apply_config_mapping(self, config: Any) -> Any:
+        values = (config.get("config") or {}).items()
+        try:
+            # A reference to a variable is looked up only inside the run, and checked there.
+            TuneConfig(**{name: each for name, each in values if not isinstance(each, dict)})
+        except ValidationError as error:
+            told = "; ".join(
+                f"{each['loc'][0]}={each['input']}: {each['msg']}" for each in error.errors()
+            )
+            refused = f"Invalid settings of {TUNE}: {told}"
+            raise dg.DagsterInvalidConfigError(refused, [], config) from None  # type: ignore[no-untyped-call]
+        return super().apply_config_mapping(config)
 
 
 def tuning_job(
@@ -47,6 +67,7 @@ def tuning_job(
     """
 
     @dg.op(pool="embedding", out=dg.Out(dg.Nothing))
+    @one_message
     def tune_setting(
         context: dg.OpExecutionContext,
         config: TuneConfig,
@@ -59,18 +80,17 @@ def tuning_job(
         It holds a place of the pool ``embedding``, and waits until the service has no requests.
         """
         plan = Plan(config.texts, config.seconds_per_setting, config.wait_s)
+        require_place(embedding.tuned_file)
         sampled = sample_texts(records, chunking, sample_corpus, plan.texts)
-        try:
-            found = tune(embedding, sampled, plan, context.log.info)
-        except RbaError as error:
-            # It says what to do; the traces of its causes would only bury it.
-            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from None
+        found = tune(embedding, sampled, plan, context.log.info)
         for note in found.notes:
             context.log.warning(note)
         write_tuned(embedding.tuned_file, found.preset)
         context.log_event(
             dg.AssetMaterialization(TUNED_PRESET, metadata=_metadata(found, embedding.tuned_file))
         )
+
+    tune_setting.__class__ = _CheckedOp
 
     @dg.job(
         name=TUNE,

@@ -79,6 +79,22 @@ def test_a_dry_run_writes_nothing_and_out_names_another_file(folder: Path) -> No
     assert read_tuned(str(other)).rate > 0
 
 
+@pytest.mark.parametrize("place", ["a-folder", "a-file/tuned.json", "nowhere://bucket/tuned.json"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    folder: Path, oracle: OracleService, place: str
+) -> None:
+    (folder / "a-folder").mkdir()
+    (folder / "a-file").touch()
+    where = place if "://" in place else str(folder / place)
+
+    result = called("tune", *QUICK, "--out", where)
+
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
+    assert line.startswith(f"BadSetting: {where} cannot be written (")
+    assert oracle.sent == []
+
+
 def test_a_tuning_that_fails_leaves_the_earlier_file(folder: Path, oracle: OracleService) -> None:
     place = str(folder / ".state" / "store" / "tuned.json")
     earlier = preset(oracle, Bounds(7, 3))
@@ -171,6 +187,22 @@ def test_the_job_tunes_with_chunks_of_the_record_and_shows_what_it_found(
     assert Bounds(shown["batch_size"], shown["parallel_batches"]) == kept.bounds
     assert shown["settings"].startswith("![settings](data:image/svg+xml;base64,")
     assert job.get_node_named("tune_setting").definition.pool == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "range_"),
+    [
+        pytest.param("texts", 0, "greater than or equal to 1", id="texts"),
+        pytest.param("seconds_per_setting", 1e9, "less than or equal to 600", id="seconds"),
+    ],
+)
+def test_the_job_refuses_a_value_out_of_range_before_the_run(
+    installation: Installation, name: str, value: float, range_: str
+) -> None:
+    job = build_defs(installation.settings).resolve_job_def(TUNE)
+
+    with pytest.raises(dg.DagsterInvalidConfigError, match=f"{name}={value}.*{range_}"):
+        dg.validate_run_config(job, {"ops": {"tune_setting": {"config": {name: value}}}})
 
 
 def test_the_job_fails_with_one_message(published: Installation, oracle: OracleService) -> None:

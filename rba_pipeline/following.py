@@ -32,6 +32,7 @@ START_A_DAEMON = "start one: make up, or dagster-daemon run"
 _NEEDED = ("BACKFILL", "QUEUED_RUN_COORDINATOR")
 # Every process writes by its own clock that a run changed.
 _SKEW = timedelta(minutes=5)
+_CANCELLED = (BulkActionStatus.CANCELING, BulkActionStatus.CANCELED)
 _STAGES = {
     DagsterRunStatus.SUCCESS: Stage.DONE,
     DagsterRunStatus.FAILURE: Stage.FAILED,
@@ -103,7 +104,10 @@ class Follower:
         """
         backfill = backfill_named(self.instance, self.backfill_id)
         runs = self._last_runs()
-        stages = {key: self._stage(runs.get(key)) for key in partitions_of(backfill)}
+        launches = backfill.status not in _CANCELLED
+        stages = {
+            key: self._stage(runs.get(key), launches=launches) for key in partitions_of(backfill)
+        }
         for key, stage in stages.items():
             if stage.has_ended and self._told.get(key) is not stage:
                 yield from self._ended_as(key, stage, runs[key])
@@ -144,10 +148,11 @@ class Follower:
             run = retried
         return run
 
-    def _stage(self, run: DagsterRun | None) -> Stage:
+    def _stage(self, run: DagsterRun | None, *, launches: bool) -> Stage:
         if run is None:
             return Stage.LEFT
-        if run.is_complete_and_waiting_to_retry or self._is_undecided(run):
+        # Of a cancelled backfill Dagster launches no run again, though the mark stays.
+        if launches and (run.is_complete_and_waiting_to_retry or self._is_undecided(run)):
             return Stage.RUNNING
         return _STAGES.get(run.status, Stage.LEFT)
 

@@ -397,6 +397,16 @@ def test_a_killed_run_that_is_launched_again_counts_as_running_until_it_ends(
     assert status == 0
 
 
+def test_a_killed_run_of_a_cancelled_backfill_is_not_waited_for(
+    backfill: tuple[dg.DagsterInstance, str],
+) -> None:
+    instance, name = backfill
+    a_run(instance, name, KEYS[0], DagsterRunStatus.FAILURE, will_retry="true")
+    end(instance, name, BulkActionStatus.CANCELED)
+
+    assert quietly_followed(Follower(instance, name)) == 1
+
+
 def test_a_failure_is_told_when_it_is_decided_that_the_run_is_not_launched_again() -> None:
     settings = {"run_retries": {"enabled": True}}
     with dg.DagsterInstance.ephemeral(settings=settings) as instance:

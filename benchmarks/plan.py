@@ -23,8 +23,8 @@ from benchmarks.reports import Goal, Spread, exit_code, goals_table, progress, t
 from benchmarks.server_processes import ServerProcess
 from benchmarks.sides import Model, command
 from rba_pipeline.core.run_costs import Way
-from rba_pipeline.definitions import SAMPLE_CORPUS
 from rba_pipeline.resources.postgres import EmbeddedPostgres
+from rba_pipeline.settings import SAMPLE_CORPUS
 
 MOST_ERROR = 0.30
 _STATES = ("empty", "half-filled", "unchanged")

@@ -25,12 +25,12 @@ from rba_pipeline.backfilling import launch
 from rba_pipeline.core.plans import Plan, totals
 from rba_pipeline.core.run_costs import Way
 from rba_pipeline.dagster_servers import DagsterServers, wait_for_daemon
-from rba_pipeline.definitions import Settings
 from rba_pipeline.dry_run import plan_partitions
 from rba_pipeline.materialise import PartitionResult, materialise, partitions_to_materialise
 from rba_pipeline.neighbours import neighbours
 from rba_pipeline.processes import Component
 from rba_pipeline.run_outcomes import failure_of, metadata_of
+from rba_pipeline.settings import Settings
 
 _WORKSPACE = Path(__file__).parents[1] / "workspace.yaml"
 _LOOK_EVERY_S = 1.0

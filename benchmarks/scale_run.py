@@ -20,9 +20,10 @@ from rba_pipeline.assets.embeddings import embeddings_asset
 from rba_pipeline.assets.vectors import vectors_asset
 from rba_pipeline.core.chunks import Chunk
 from rba_pipeline.core.documents import Document
-from rba_pipeline.definitions import Settings, build_resources
+from rba_pipeline.definitions import build_resources
 from rba_pipeline.neighbours import neighbours
 from rba_pipeline.partitions import key_of, partitions_by, today, window_of
+from rba_pipeline.settings import Settings
 from rba_pipeline_tests.resources.sample_records import entry, sha256
 
 FILED_ON = date(2013, 6, 4)

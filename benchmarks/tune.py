@@ -20,11 +20,11 @@ from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tuned import rows
 from rba_pipeline.core.tuning import SHARE_OF_GRID, Measurement, Terms, largest_for
 from rba_pipeline.core.tuning_plots import name_of
-from rba_pipeline.definitions import SAMPLE_CORPUS
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.setting_probe import SettingProbe
+from rba_pipeline.settings import SAMPLE_CORPUS
 from rba_pipeline.tune import Plan, Tuning, line_of, sample_texts, tune
 
 SHARE_OF_BEST = 0.9

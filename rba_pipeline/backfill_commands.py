@@ -17,12 +17,13 @@ from rba_pipeline.command_options import ProgressLine, named_keys, partitions_op
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.presets import RANGES, Preset
 from rba_pipeline.dagster_instance import dagster_instance
-from rba_pipeline.definitions import Settings, build_defs, check_run_config
+from rba_pipeline.definitions import build_defs, check_run_config
 from rba_pipeline.display import Display
 from rba_pipeline.dry_run import plan_partitions, planner_of
 from rba_pipeline.following import Follower, backfill_named, follow
 from rba_pipeline.local_service import addresses_file
 from rba_pipeline.neighbours import Neighbours, neighbours
+from rba_pipeline.settings import Settings
 
 
 def _number(text: str) -> int | str:

@@ -19,7 +19,6 @@ from rba_pipeline.command_options import ProgressLine, named_keys, partitions_op
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.standings import State
-from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.demo import run_demo
 from rba_pipeline.doctor.examination import examine
 from rba_pipeline.doctor.findings import Level
@@ -27,6 +26,7 @@ from rba_pipeline.dry_run import plan_partitions
 from rba_pipeline.neighbours import Neighbours, neighbours
 from rba_pipeline.resources.tuned_file import require_place, write_tuned
 from rba_pipeline.resources.vector_search import Filters
+from rba_pipeline.settings import SAMPLE_CORPUS, Settings
 
 DAY = click.DateTime(["%Y-%m-%d"])
 

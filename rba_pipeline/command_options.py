@@ -7,8 +7,8 @@ from collections.abc import Callable
 import click
 
 from rba_pipeline.core.ranges import keys_in
-from rba_pipeline.definitions import Settings
 from rba_pipeline.partitions import partitions_by
+from rba_pipeline.settings import Settings
 
 _LOG_EVERY_S = 10.0
 

@@ -8,13 +8,13 @@ import click
 
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.windows import Window
-from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.materialise import PartitionResult, materialise, partitions_to_materialise
 from rba_pipeline.neighbours import Neighbours
 from rba_pipeline.partitions import partitions_by, today, window_of
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.results import print_hits, print_quality
 from rba_pipeline.search import evaluate, known_items, search
+from rba_pipeline.settings import SAMPLE_CORPUS, Settings
 
 SAMPLE_QUERIES = (
     "paying the bridge toll with digital tokens",

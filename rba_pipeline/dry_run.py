@@ -8,10 +8,10 @@ from rba_pipeline.core.plans import Plan
 from rba_pipeline.core.run_costs import Way
 from rba_pipeline.core.standings import State
 from rba_pipeline.dagster_instance import dagster_instance
-from rba_pipeline.definitions import Settings
 from rba_pipeline.neighbours import Neighbours
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.planning import Planner, Progress
+from rba_pipeline.settings import Settings
 
 
 def plan_partitions(

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from rba_pipeline.definitions import Settings, build_defs
+from rba_pipeline.definitions import build_defs
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.lost_runs import fail_lost_runs
 from rba_pipeline.partitions import key_of, partitions_by, today
@@ -16,6 +16,7 @@ from rba_pipeline.resources.document_source import DocumentSource, Refreshed
 from rba_pipeline.resources.run_history import ONE_PROCESS_TAG
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.run_outcomes import failure_of, metadata_of
+from rba_pipeline.settings import Settings
 
 # Dagster's own log of a run is in its UI; here only the result is shown.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

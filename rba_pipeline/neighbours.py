@@ -9,13 +9,14 @@ from typing import Any
 import dagster as dg
 
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.definitions import Settings, build_resources
+from rba_pipeline.definitions import build_resources
 from rba_pipeline.resources.chunking import Chunking
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ import psycopg
 from pgvector.psycopg import register_vector
 
 from rba_pipeline.core.windows import Window
-from rba_pipeline.definitions import SAMPLE_CORPUS, Settings
 from rba_pipeline.materialise import PartitionResult, materialise, partitions_to_materialise
 from rba_pipeline.neighbours import neighbours
 from rba_pipeline.partitions import partitions_by, window_of
+from rba_pipeline.settings import SAMPLE_CORPUS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_S = 100

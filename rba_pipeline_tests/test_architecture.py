@@ -9,7 +9,8 @@ import pytest
 
 from embedding_service.api.errors import STATUS
 from embedding_service.errors import EngineError
-from rba_pipeline.definitions import Settings, build_defs
+from rba_pipeline.definitions import build_defs
+from rba_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = "rba_pipeline."

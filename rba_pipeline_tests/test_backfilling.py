@@ -14,10 +14,11 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from rba_pipeline.backfills import start_backfill, under_way
 from rba_pipeline.core.backfill_progress import Progress, Stage
 from rba_pipeline.core.errors import RbaError
-from rba_pipeline.definitions import Settings, build_defs
+from rba_pipeline.definitions import build_defs
 from rba_pipeline.display import Display
 from rba_pipeline.following import GIVE_UP_S, SILENT_S, Follower, follow
 from rba_pipeline.run_outcomes import failure_of
+from rba_pipeline.settings import Settings
 from rba_pipeline_tests.command_line import called
 from rba_pipeline_tests.installation import Installation, failures
 from rba_pipeline_tests.oracle_service import OracleService, Reply

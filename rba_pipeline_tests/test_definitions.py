@@ -12,14 +12,9 @@ from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.parsing.limits import ParseLimits
 from rba_pipeline.core.presets import FROM_PRESET, Preset
-from rba_pipeline.definitions import (
-    SAMPLE_CORPUS,
-    Settings,
-    build_defs,
-    build_resources,
-    corpus_name,
-)
+from rba_pipeline.definitions import build_defs, build_resources
 from rba_pipeline.jobs import PUBLISH
+from rba_pipeline.settings import SAMPLE_CORPUS, Settings, corpus_name
 from rba_pipeline_tests.bad_values import BAD_VALUES, BadValue
 from rba_pipeline_tests.installation import Installation
 

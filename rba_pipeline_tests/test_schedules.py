@@ -12,11 +12,12 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.definitions import Settings, build_defs
+from rba_pipeline.definitions import build_defs
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.partitions import TIME_ZONE, partitions_by
 from rba_pipeline.schedules import MONTHLY, NIGHTLY, keys_of_night
 from rba_pipeline.sensors import CHANGED
+from rba_pipeline.settings import Settings
 from rba_pipeline.upkeep import BACKFILL_STALE
 from rba_pipeline_tests.installation import Installation, failures
 

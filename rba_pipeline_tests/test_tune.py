@@ -10,10 +10,11 @@ import pytest
 from rba_pipeline.core.errors import BadSetting, NotAllowed, ServiceOverloaded
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
-from rba_pipeline.definitions import SAMPLE_CORPUS, build_defs
+from rba_pipeline.definitions import build_defs
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.tuned_file import read_tuned, write_tuned
+from rba_pipeline.settings import SAMPLE_CORPUS
 from rba_pipeline.tune import Plan, sample_texts, tune
 from rba_pipeline.tuning_job import TUNE
 from rba_pipeline_tests.command_line import called, point_at

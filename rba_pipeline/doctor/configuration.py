@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.presets import TUNED
-from rba_pipeline.definitions import Settings
 from rba_pipeline.doctor.findings import Finding, failed, ok, warning
 from rba_pipeline.resources.tuned_file import read_tuned
+from rba_pipeline.settings import Settings
 
 ABOUT = "configuration"
 _PREFIXES = ("RBA_", "EMBEDDING_")

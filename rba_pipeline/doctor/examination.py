@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rba_pipeline.core.addresses import address_parts, hidden
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.definitions import Settings
 from rba_pipeline.doctor import configuration, dagster_home, folders
 from rba_pipeline.doctor.database import ABOUT as DATABASE
 from rba_pipeline.doctor.database import database
@@ -15,6 +14,7 @@ from rba_pipeline.doctor.findings import Check, Finding, failed, look
 from rba_pipeline.doctor.service import ABOUT as SERVICE
 from rba_pipeline.doctor.service import service
 from rba_pipeline.neighbours import Neighbours, made_of
+from rba_pipeline.settings import Settings
 
 _ADDRESSES = ("RBA_DATABASE_URL", "DAGSTER_POSTGRES_URL")
 

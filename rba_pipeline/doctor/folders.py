@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rba_pipeline.definitions import Settings
 from rba_pipeline.doctor.findings import Finding, failed, ok, warning
 from rba_pipeline.resources.source_folder import open_source, publications
 from rba_pipeline.resources.store_root import StoreRoot
+from rba_pipeline.settings import Settings
 
 _GIB = 1 << 30
 _LITTLE_BYTES = 1 * _GIB

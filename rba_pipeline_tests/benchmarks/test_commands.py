@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import engine, gpu, memory, operations, pace, plan, scale, service, start, tune
 from benchmarks.start import imports_s
-from rba_pipeline.definitions import SAMPLE_CORPUS
+from rba_pipeline.settings import SAMPLE_CORPUS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from rba_pipeline.definitions import SAMPLE_CORPUS
+from rba_pipeline.settings import SAMPLE_CORPUS
 from rba_pipeline_tests.browser.web_interface import WebInterface
 from rba_pipeline_tests.installation import ROOT
 from rba_pipeline_tests.oracle_service import KEY, OracleService

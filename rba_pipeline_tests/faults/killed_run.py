@@ -10,8 +10,8 @@ import signal
 import sys
 from typing import Any
 
-from rba_pipeline.definitions import Settings
 from rba_pipeline.materialise import materialise
+from rba_pipeline.settings import Settings
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

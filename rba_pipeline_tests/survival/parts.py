@@ -11,10 +11,10 @@ import dagster as dg
 
 from benchmarks.reports import progress
 from rba_pipeline import processes, stack
-from rba_pipeline.definitions import corpus_name
 from rba_pipeline.local_service import start_service
 from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline.settings import corpus_name
 from rba_pipeline_tests.faults.live_dagster import LiveDagster
 from rba_pipeline_tests.installation import ROOT
 from rba_pipeline_tests.stack_project import clean_environment, free_ports

@@ -19,6 +19,7 @@ def cache(tmp_path: Path, prepared_models: Path) -> Path:
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_ours_and_the_reference_are_measured_in_turns(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +56,7 @@ def test_fixed_settings_and_the_pace_that_is_found_send_every_passage(cache: Pat
 
 
 @pytest.mark.model
+@pytest.mark.long
 @pytest.mark.postgres
 def test_a_plan_is_held_against_runs_over_three_states_of_a_store(cache: Path) -> None:
     out = cache / "out.json"
@@ -69,6 +71,7 @@ def test_a_plan_is_held_against_runs_over_three_states_of_a_store(cache: Path) -
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_what_tuning_finds_is_held_against_all_settings(cache: Path) -> None:
     out = cache / "out.json"
     chosen = ["--model=minilm", "--precision=fp32", "--texts=8", "--rounds=1", "--largest=2x1"]

@@ -184,11 +184,11 @@ def test_a_moved_document_is_not_lost_before_its_new_partition_runs(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param("", "empty", id="empty"),
+        pytest.param("", "empty", id="empty", marks=pytest.mark.long),
         pytest.param(
             "<html><p>A text that names no day at all.</p></html>", "undated", id="undated"
         ),
-        pytest.param("\x00\x01\x02" * 500, "undecodable", id="binary"),
+        pytest.param("\x00\x01\x02" * 500, "undecodable", id="binary", marks=pytest.mark.long),
     ],
 )
 def test_a_published_document_survives_a_file_that_turns_bad(
@@ -365,6 +365,7 @@ def test_a_bad_file_is_quarantined_and_its_neighbours_are_published(
 class TestCommandLine:
     """``dagster asset materialize`` as users call it, in a process of its own."""
 
+    @pytest.mark.long
     def test_values_of_the_run_config_are_in_force_and_in_the_metadata(
         self, installation: Installation, oracle: OracleService
     ) -> None:
@@ -417,6 +418,7 @@ class TestCommandLine:
         assert oracle.sent == []
 
     @pytest.mark.case("O1")
+    @pytest.mark.long
     def test_a_killed_run_is_continued_and_ends_like_an_undisturbed_one(
         self, installation: Installation, oracle: OracleService
     ) -> None:

@@ -114,6 +114,7 @@ def test_up_serves_other_commands_and_ends_on_one_interrupt(root: Path) -> None:
 
 @pytest.mark.postgres
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_component_that_dies_ends_up_with_its_name_and_log(root: Path) -> None:
     free_ports(root)
 
@@ -131,6 +132,7 @@ def test_a_component_that_dies_ends_up_with_its_name_and_log(root: Path) -> None
 
 @pytest.mark.postgres
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_up_takes_its_children_with_it_and_the_next_one_starts(root: Path) -> None:
     ports = free_ports(root)
 
@@ -153,6 +155,7 @@ def test_a_killed_up_takes_its_children_with_it_and_the_next_one_starts(root: Pa
 
 
 @pytest.mark.postgres
+@pytest.mark.long
 def test_taken_ports_are_replaced_and_written_to_the_env_file(root: Path) -> None:
     free_ports(root)
     web = free_port(12200)

@@ -87,6 +87,7 @@ def test_what_tuning_finds_is_held_against_all_settings(cache: Path) -> None:
 
 
 @pytest.mark.postgres
+@pytest.mark.long
 def test_partitions_of_several_sizes_are_stored_whole_and_measured(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
 

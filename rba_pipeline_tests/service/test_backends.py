@@ -132,7 +132,9 @@ def test_fp32_gives_the_vectors_of_sentence_transformers(
     assert np.abs(vectors - theirs).max() <= 1e-5
 
 
-@pytest.mark.parametrize("model", ["all-MiniLM-L6-v2", "nomic"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("all-MiniLM-L6-v2", marks=pytest.mark.long), "nomic"]
+)
 def test_bf16_turns_vectors_little(models: Models, model: str) -> None:
     if (rounded := bf16_or_refused(models, model, "openvino")) is None:
         return
@@ -183,6 +185,7 @@ def calibration(tmp_path: Path) -> Path:
     return tmp_path / "texts.txt"
 
 
+@pytest.mark.long
 def test_another_calibration_is_another_space(models: Models, calibration: Path) -> None:
     usual = models.load("nomic", "openvino", "int8")
 

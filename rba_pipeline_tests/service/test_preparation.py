@@ -74,6 +74,7 @@ def test_a_damaged_model_is_not_taken_for_a_prepared_one(
     assert read_prepared(copy) is None
 
 
+@pytest.mark.long
 def test_a_damaged_model_is_made_again(nomic_folder: Path, cache: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(cache, copy)

@@ -276,7 +276,7 @@ def test_the_command_prints_a_line_for_each_partition_that_needs_a_run(
     assert [each.exit_code for each in (whole, part, unchanged)] == [0, 0, 0]
     lines = whole.output.splitlines()
     assert [line.split()[:2] for line in lines[2:6]] == [
-        ["2011-01-01", "missing"], ["2013-01-01", "missing"], ["2", "to"], ["1", "current"],
+        ["2011-01-01", "missing"], ["2013-01-01", "missing"], ["2", "needed"], ["1", "current"],
     ]  # fmt: skip
     assert max(map(len, lines)) <= 100
     assert [each["partition"] for each in json.loads(part.output)["partitions"]] == ["2013-01-01"]

@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import requests
 from playwright.sync_api import Locator, Page, Response, expect
+from playwright.sync_api import TimeoutError as NotInTime
 
 from rba_pipeline.jobs import PUBLISH
 
@@ -15,6 +17,8 @@ from rba_pipeline.jobs import PUBLISH
 PAGE_S = 30
 # For a run of one small partition: five processes, each of which imports everything.
 RUN_S = 150
+# How often a partition is written into the Launchpad.
+_TRIES = 4
 _JOB = f"/locations/rba_pipeline/jobs/{PUBLISH}"
 _ENDED = re.compile(r"^(Success|Failure|Canceled)$")
 _RUNS = "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
@@ -66,10 +70,19 @@ class WebInterface:
         # The defaults arrive some time after the dialog, and it is drawn anew with them.
         expect(dialog.get_by_text("No errors")).to_be_visible()
         # The partition comes first: choosing one writes the config anew.
-        dialog.get_by_placeholder("Partition").fill(partition)
-        self.page.get_by_text(partition, exact=True).click()
+        self._choose_partition(dialog, partition)
         expect(dialog.get_by_text(f"partition: {partition}")).to_be_visible()
         return dialog
+
+    def _choose_partition(self, dialog: Locator, partition: str) -> None:
+        choice = self.page.get_by_text(partition, exact=True)
+        # What was written is gone if the dialog is drawn anew just then.
+        for _ in range(_TRIES):
+            dialog.get_by_placeholder("Partition").fill(partition)
+            with suppress(NotInTime):
+                choice.click(timeout=10_000)
+                return
+        raise AssertionError(f"the Launchpad does not offer {partition}")
 
     def set_field(self, name: str, value: object) -> None:
         """Give a field of the embedding resource a value, in the line that is there for it."""

@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster import RunsFilter
-from dagster._core.execution.backfill import BulkActionStatus
 
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.presets import Bounds
@@ -182,8 +181,8 @@ def _of_backfill(live: LiveDagster, name: str) -> str:
     def error() -> str | None:
         found = live.instance.get_backfill(name)
         assert found is not None
-        failed = found.status is BulkActionStatus.FAILED and found.error is not None
-        return found.error.message if failed and found.error else None
+        # It is FAILING for half a minute before it is FAILED.
+        return found.error.message if found.error else None
 
     live.until(lambda: error() is not None)
     return str(error())

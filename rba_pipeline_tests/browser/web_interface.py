@@ -53,8 +53,8 @@ class WebInterface:
             self.page.get_by_role("button", name="Skip", exact=True).click()
 
     def keep(self, name: str) -> None:
-        """Write a picture of what is to be seen now."""
-        self.page.screenshot(path=self._screenshots / f"{name}.png")
+        """Write a picture of what is to be seen now, dialogs and all where they end up."""
+        self.page.screenshot(path=self._screenshots / f"{name}.png", animations="disabled")
 
     def open(self, path: str) -> None:
         self.page.goto(self._url + path)

@@ -122,8 +122,11 @@ environment:
 	echo "installing $(TORCH) (the largest part: some minutes on a slow line)"
 	pip setuptools
 	# On a machine without a GPU the CPU builds are a tenth of the size.
-	pip $${TORCH_INDEX:+--index-url "$$TORCH_INDEX"} '$(TORCH)'
-	echo "installing everything else, as pinned in constraints.txt"
+	pip $${TORCH_INDEX:+--index-url "$$TORCH_INDEX"} '$(TORCH)' || {
+	  [ -z "$${TORCH_INDEX:-}" ] || echo "make: $(TORCH) could not be taken from $$TORCH_INDEX;" \
+	    "if that cannot be reached, leave TORCH_INDEX out" >&2
+	  exit 1; }
+	echo "installing everything else, as pinned in constraints.txt (a minute or two)"
 	pip --no-build-isolation -e '.[$(EXTRAS)]'
 	printf '%s\n' "$$wanted" > .venv/complete
 	echo ".venv is ready after $$SECONDS s"

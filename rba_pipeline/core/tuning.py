@@ -26,6 +26,9 @@ CLOSE, REPEATS = 1.15, 3
 GAIN, FULL, GAIN_WHEN_FULL = 1.03, 0.9, 1.10
 # A smaller setting is as good as the fastest if it is this close.
 AS_GOOD = 1.02
+# A model that works as much as ever, with so much less of the processors than at its best: somebody
+# else has them.
+DISTURBED = 0.8
 # A measurement so much slower than the fastest is ended early.
 HOPELESS = 2.0
 
@@ -119,6 +122,8 @@ def next_setting(past: Sequence[Measurement], terms: Terms) -> Bounds | Ending |
     """
     if not past:
         return _within(START, terms.largest)
+    if past[-1].is_sound and _is_to_be_repeated(past):
+        return past[-1].bounds
     rates = sound_rates(past)
     if not rates:
         return _smaller(past[-1].bounds)
@@ -140,13 +145,19 @@ def next_setting(past: Sequence[Measurement], terms: Terms) -> Bounds | Ending |
 
 
 def sound_rates(past: Sequence[Measurement]) -> Mapping[Bounds, float]:
-    """Return the median rate of every setting at which nothing was refused and nothing failed."""
+    """Return the median rate of every setting at which nothing was refused and nothing failed.
+
+    What was measured while another program had the processors counts only where there is nothing
+    else.
+    """
     unsound = {each.bounds for each in past if not each.is_sound}
-    found: dict[Bounds, list[float]] = {}
+    most = _most_of_processors(past)
+    found: dict[Bounds, dict[bool, list[float]]] = {}
     for each in past:
         if each.bounds not in unsound:
-            found.setdefault(each.bounds, []).append(each.rate)
-    return {bounds: median(rates) for bounds, rates in found.items()}
+            rates = found.setdefault(each.bounds, {True: [], False: []})
+            rates[_is_disturbed(each, most)].append(each.rate)
+    return {bounds: median(rates[False] or rates[True]) for bounds, rates in found.items()}
 
 
 def rate_of(answers: Sequence[Answered], parallel: int) -> float:
@@ -176,6 +187,26 @@ def is_measured(elapsed_s: float, answers: int, bounds: Bounds, probe_s: float) 
 def is_hopeless(answers: int, rate: float, best: float, parallel: int) -> bool:
     """Return whether a setting is so slow that nothing more has to be seen of it."""
     return answers >= 3 * parallel and rate * HOPELESS < best
+
+
+def _is_to_be_repeated(past: Sequence[Measurement]) -> bool:
+    """Return whether the last measurement was disturbed, and its setting not measured often yet."""
+    often = sum(each.bounds == past[-1].bounds for each in past)
+    return often < REPEATS and _is_disturbed(past[-1], _most_of_processors(past))
+
+
+def _is_disturbed(found: Measurement, most: float) -> bool:
+    share = _of_processors(found)
+    return share is not None and share < DISTURBED * most
+
+
+def _most_of_processors(past: Sequence[Measurement]) -> float:
+    return max((share for each in past if (share := _of_processors(each)) is not None), default=0.0)
+
+
+def _of_processors(found: Measurement) -> float | None:
+    """Return the share of the processors that the model had while it worked."""
+    return None if found.processors is None or not found.model else found.processors / found.model
 
 
 def _wanted(best: Bounds, past: Sequence[Measurement], terms: Terms) -> Bounds | None:

@@ -104,6 +104,28 @@ def on_a_drifting_machine(shape: Shape, seed: int) -> Measured:
     return measured
 
 
+def beside_another_program(shape: Shape, begin: int, probes: int) -> Measured:
+    """Return a probe of a machine that somebody else has most of for so many probes."""
+
+    def measured(bounds: Bounds, number: int) -> Measurement:
+        share = 0.3 if begin <= number < begin + probes else 1.0
+        rate = share * SPEED * shape(in_flight(bounds), bounds.parallel_batches)
+        return Measurement(bounds, rate, PROBE_S, processors=0.95 * share, model=0.98)
+
+    return measured
+
+
+@pytest.mark.parametrize("begin", range(1, 12))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_program_that_takes_the_processors_for_a_while_does_not_mislead(
+    shape: Shape, begin: int
+) -> None:
+    ending, past = tuned(beside_another_program(shape, begin, 2))
+
+    assert share_of_best(shape, ending.bounds) >= 0.9
+    assert sum(each.seconds for each in past) <= TERMS.budget_s(SPEED)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_tenth_of_the_best_setting_in_a_third_of_the_time_of_all(shape: Shape) -> None:
     ending, past = tuned(exactly(shape))

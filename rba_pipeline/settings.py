@@ -104,7 +104,13 @@ class Settings:
 
 def corpus_name(source: str) -> str:
     """Return the last part of a folder or URL: a corpus' name unless RBA_CORPUS says else."""
-    path = urlsplit(source).path if "://" in source else str(Path(source).resolve())
+    try:
+        path = urlsplit(source).path if "://" in source else str(Path(source).resolve())
+    except ValueError as error:
+        raise BadSetting(
+            f"RBA_SOURCE={source!r} is no address ({error}): expected a folder, or a URL like "
+            "s3://bucket/folder"
+        ) from None
     name = path.rstrip("/").rpartition("/")[2]
     if not name:
         raise BadSetting(

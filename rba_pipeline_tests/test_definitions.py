@@ -161,6 +161,11 @@ def test_a_corpus_is_named_after_its_folder(source: str, name: str) -> None:
     assert corpus_name(source) == name
 
 
+def test_a_source_that_is_no_address_is_named() -> None:
+    with pytest.raises(BadSetting, match=r"RBA_SOURCE='s3://\[x' is no address"):
+        Settings.read({"RBA_SOURCE": "s3://[x"})
+
+
 def test_a_relative_folder_names_the_corpus_by_its_real_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,8 @@ def publications_changed(
     ) -> dg.SensorResult | dg.SkipReason:
         if _is_open(context.instance, BACKFILL_STALE):
             return dg.SkipReason(f"{BACKFILL_STALE} is looking at the partitions")
+        # First: of a run that ends meanwhile, this or what it has published is seen.
+        busy = under_way(context.instance)
         try:
             with vector_store.in_haste() as hasty:
                 day = today()
@@ -62,7 +64,6 @@ def publications_changed(
         if left:
             return _handed_over(context, f"{left} files are left to be read", run_config)
         asked = _asked(context, changed)
-        busy = under_way(context.instance)
         free = {key: digest for key, digest in changed.items() if key not in busy}
         due = pending.to_run(free, asked, _last_runs(context.instance, free), time.time())
         if len(due) > MOST_RUNS:

@@ -36,13 +36,16 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
             ) from None
 
 
+def is_in_postgres(home: str) -> bool:
+    """Return whether the dagster.yaml of this home keeps runs in Postgres."""
+    storage = InstanceRef.from_dir(home).run_storage_data
+    return storage is not None and "Postgres" in storage.class_name
+
+
 def _require_storage() -> None:
     """Look once: Dagster itself tries for half a minute, and ends with a trace."""
     home, url = os.environ.get("DAGSTER_HOME", ""), os.environ.get("DAGSTER_POSTGRES_URL")
-    if not url or not Path(home, "dagster.yaml").exists():
-        return
-    storage = InstanceRef.from_dir(home).run_storage_data
-    if storage is None or "Postgres" not in storage.class_name:
+    if not url or not Path(home, "dagster.yaml").exists() or not is_in_postgres(home):
         return
     try:
         has_table(url, "runs")

@@ -1,6 +1,6 @@
 """The job that brings every partition up to date: it judges them, and starts a real backfill."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
@@ -58,6 +58,8 @@ def backfill_stale_job(
         vector_store: VectorStore,
     ) -> None:
         """Refresh the catalogue, and start one backfill of the partitions that are not current."""
+        # First: of a run that ends meanwhile, this or what it has published is seen.
+        busy = under_way(context.instance)
         day = today()
         vector_store.holding_catalogue(lambda: source.refresh(day))
         catalogue = source.catalogue(day)
@@ -80,7 +82,7 @@ def backfill_stale_job(
                 for each in stand
                 if each.state is not State.CURRENT
             }
-        context.add_output_metadata(_backfilled(context, reasons, run_config))
+        context.add_output_metadata(_backfilled(context, reasons, busy, run_config))
 
     @dg.job(
         name=BACKFILL_STALE,
@@ -107,13 +109,15 @@ def config_of(run_config: Mapping[str, Any], *, source_only: bool = False) -> di
 
 
 def _backfilled(
-    context: dg.OpExecutionContext, reasons: Mapping[str, str], run_config: Mapping[str, Any]
+    context: dg.OpExecutionContext,
+    reasons: Mapping[str, str],
+    busy: Collection[str],
+    run_config: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Start the backfill, if there is anything to run, and return what there is to say of it."""
-    busy = under_way(context.instance)
+    busy = reasons.keys() & set(busy)
     # The newest first: they are what people look for.
     keys = [key for key in sorted(reasons, reverse=True) if key not in busy]
-    busy &= reasons.keys()
     if busy:
         context.log.info(f"left to the runs that they have or wait for: {', '.join(sorted(busy))}")
     if not keys:

@@ -11,6 +11,7 @@ from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 
 from rba_pipeline.core.addresses import address_parts
 from rba_pipeline.core.errors import EmbeddingError
+from rba_pipeline.dagster_instance import is_in_postgres
 from rba_pipeline.doctor.findings import Finding, failed, ok, warning
 from rba_pipeline.following import SILENT_S
 from rba_pipeline.neighbours import Neighbours
@@ -36,7 +37,7 @@ def dagster(root: Path, found: Neighbours, environment: Mapping[str, str]) -> It
     yield from _same_file(home, root)
     url = environment.get("DAGSTER_POSTGRES_URL", "")
     address_parts("DAGSTER_POSTGRES_URL", url)
-    if _is_in_postgres(home) and (not url or not has_table(url, "runs")):
+    if is_in_postgres(str(home)) and (not url or not has_table(url, "runs")):
         yield failed(
             "dagster storage",
             "DAGSTER_POSTGRES_URL is not set: run in the project's folder, or set it"
@@ -87,11 +88,6 @@ def _same_file(home: Path, root: Path) -> Iterator[Finding]:
         )
     else:
         yield ok("dagster home", str(home))
-
-
-def _is_in_postgres(home: Path) -> bool:
-    storage = InstanceRef.from_dir(str(home)).run_storage_data
-    return storage is not None and "Postgres" in storage.class_name
 
 
 def _daemons(instance: dg.DagsterInstance) -> Iterator[Finding]:

@@ -156,7 +156,7 @@ def _chosen(
 ) -> Choice:
     """Return the partitions to run, and say what was left out of those asked for."""
     planner = planner_of(Settings.read(os.environ), found, instance)
-    choice = backfilling.choose(instance, planner.standings(keys, ProgressLine()), only)
+    choice = backfilling.choose(instance, lambda: planner.standings(keys, ProgressLine()), only)
     if choice.busy:
         click.echo(f"left out, because a run of them is under way: {', '.join(choice.busy)}")
     if choice.missing and "stale" in only:

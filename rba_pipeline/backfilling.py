@@ -1,7 +1,7 @@
 """Which partitions a backfill is to run, and with which values: decided before it is launched."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,17 +59,21 @@ def require_daemon(instance: dg.DagsterInstance, because: str = "and it makes th
 
 
 def choose(
-    instance: dg.DagsterInstance, standings: Sequence[Standing], only: Collection[str]
+    instance: dg.DagsterInstance,
+    judge: Callable[[], Sequence[Standing]],
+    only: Collection[str],
 ) -> Choice:
     """Return which of the partitions a backfill should run.
 
     Args:
-        standings: Of the partitions asked about.
+        judge: Returns how the partitions asked about stand.
         only: Of ``ONLY``; a partition to which one of them applies is taken.
     """
+    # First: of a run that ends meanwhile, this or what it has published is seen.
+    busy = under_way(instance)
+    standings = judge()
     keys = [each.key for each in standings]
     ends = bad_ends(instance, keys) if FAILED in only else {}
-    busy = under_way(instance)
     reasons = {
         each.key: _why(each, ends.get(each.key))
         for each in standings

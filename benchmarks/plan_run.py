@@ -48,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     with neighbours(settings) as found:
         found.vector_store.migrate()
         keys, _ = partitions_to_materialise(settings, found.source, found.vector_store)
-    wanted = int(arguments[0]) or len(keys)
-    chosen = [keys[place * len(keys) // wanted] for place in range(min(wanted, len(keys)))]
+    wanted = min(int(arguments[0]) or len(keys), len(keys))
+    chosen = [keys[place * len(keys) // wanted] for place in range(wanted)]
     steps = {"empty": chosen[::2], "half-filled": chosen, "unchanged": chosen}
     with _launching(way) as launching:
         figures = {name: compared(settings, name, some, launching) for name, some in steps.items()}

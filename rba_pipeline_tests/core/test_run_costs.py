@@ -86,7 +86,7 @@ def test_what_passes_between_one_run_and_the_next_is_a_part_of_its_cost() -> Non
 def test_without_earlier_runs_it_is_the_usual_one_and_says_so() -> None:
     costs = costs_of(past(way=Way.ONE_PROCESS))
 
-    assert costs.run_s == 12.0
+    assert costs.run_s == 20.0
     assert costs.run_from == "no earlier run: as usual"
     assert 0 < costs.chunk_s < 0.01
 

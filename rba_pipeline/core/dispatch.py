@@ -5,14 +5,13 @@ seconds on the caller's monotonic clock.
 """
 
 import random
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, field
 
 from rba_pipeline.core import recovery
 from rba_pipeline.core.backlog import BacklogSteps
-from rba_pipeline.core.embeddings import PASSING_REASONS, Rejection, Text
+from rba_pipeline.core.blame import Blame
+from rba_pipeline.core.embeddings import Rejection, Text
 from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
@@ -23,17 +22,13 @@ from rba_pipeline.core.errors import (
     TextRejected,
 )
 from rba_pipeline.core.pacing import Answered, Pace, after_answer, after_refusal, for_backlog
-from rba_pipeline.core.recovery import Batch, Suspect
-from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, chosen
+from rba_pipeline.core.recovery import Batch
+from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, Replicas
 from rba_pipeline.core.silence import FEWEST_FAILURES, Silence
+from rba_pipeline.core.unsent import Unsent
 
 # What a refused request waits where the service names no time.
 REFUSED_WAIT_S = 1.0
-# A suspect waits for as many answers, while there is other work: they show whether requests fail by
-# chance.
-ANSWERS_TO_JUDGE = 16
-# More suspects than texts that succeeded, and more than this: it is not the texts.
-MOST_SUSPECTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,28 +99,21 @@ class Dispatch:
     unreachable: Sequence[str] = ()
     doubted: Collection[str] = ()
     jitter: Callable[[], float] = lambda: random.uniform(1.0, 1.25)
-    rejections: list[Rejection] = field(default_factory=list)
     failure: EmbeddingError | None = None
-    answers: int = 0
     refusals: int = 0
-    unkept: int = 0
-    _embedded: int = 0
-    _by_chance: int = 0
-    _taken: int = 0
+    _kept: int = 0
     _in_flight: int = 0
     _probes: int = 0
-    _waiting: list[Batch] = field(default_factory=list)
-    _suspects: deque[Suspect] = field(default_factory=deque)
-    _replicas: dict[str, Replica] = field(default_factory=dict)
-    _ahead: Text | None = None
+    _unsent: Unsent = field(init=False)
+    _blame: Blame = field(init=False)
+    _replicas: Replicas = field(init=False)
     _silence: Silence = field(init=False)
 
     def __post_init__(self) -> None:
+        self._unsent = Unsent(self.texts, self.total)
+        self._blame = Blame(self.doubted)
+        self._replicas = Replicas(self.addresses, self.unreachable)
         self._silence = Silence(self.limits.outage_s)
-        self._replicas = {
-            address: Replica(address, out_until_s=0.0 if address in self.unreachable else None)
-            for address in self.addresses
-        }
 
     # What is to be done
 
@@ -134,47 +122,53 @@ class Dispatch:
         self.failure = self.failure or self._silence.verdict(now_s)
         if self.failure is not None:
             return None
-        if (probe := self._probe(now_s)) is not None:
-            return probe
+        if (address := self._replicas.probe(now_s)) is not None:
+            return self._probe(address)
         if self._in_flight >= self.pace.now.parallel_batches:
             return None
         place, replica = self._due(now_s)
         if replica is None:
             return None
-        batch = self._fresh_batch() if place is None else self._waiting.pop(place)
-        if batch is None and not self._in_flight and (due := self._all_due(now_s)):
+        batch = self._fresh_batch() if place is None else self._unsent.again.pop(place)
+        if (
+            batch is None
+            and not self._in_flight
+            and (due := self._unsent.due(now_s, self._blame.answers))
+        ):
             # Nobody is left who did not fail at it, or can be waited for.
-            batch = self._waiting.pop(due[0])
+            batch = self._unsent.again.pop(due[0])
         if batch is None:
             return self._sign_of_life(now_s)
         if not self._has_room(replica, batch):
             # Its own answers make the room.
-            self._waiting.insert(0, batch)
+            self._unsent.again.insert(0, batch)
             return None
         self._in_flight += 1
-        self._replicas[replica.address] = sent = replica.sent(batch.tokens)
-        return Request(batch, replica.address, now_s, self.pace.change, sent.tokens, self.answers)
+        self._replicas.set(sent := replica.sent(batch.tokens))
+        seen = self._blame.answers
+        return Request(batch, replica.address, now_s, self.pace.change, sent.tokens, seen)
 
     def wake_at(self, now_s: float) -> float | None:
         """Return when ``next_request`` may say more without any answer; ``None``: never."""
-        times = [each.held_until_s for each in self._replicas.values()]
-        times += [
-            each.out_until_s
-            for each in self._replicas.values()
-            if each.out_until_s is not None and not each.is_probed
-        ]
-        times += [batch.not_before_s for batch in self._waiting]
+        times = list(self._replicas.changes_at())
+        times += [batch.not_before_s for batch in self._unsent.again]
         if self._silence.ends_at_s is not None:
             times.append(self._silence.ends_at_s)
         return min((time for time in times if time > now_s), default=None)
 
     def obstacles(self, now_s: float) -> dict[str, str]:
         """Return which addresses take no requests now, and why."""
-        return {
-            each.address: "full" if each.takes_part else "left out until it is well"
-            for each in self._replicas.values()
-            if not each.takes_part or each.held_until_s > now_s
-        }
+        return self._replicas.obstacles(now_s)
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        """Return the texts that were found at fault."""
+        return self._blame.rejections
+
+    @property
+    def unkept(self) -> int:
+        """Return how many texts were taken that are neither kept nor rejected yet."""
+        return self._unsent.taken - self._kept - len(self.rejections)
 
     @property
     def is_busy(self) -> bool:
@@ -186,7 +180,7 @@ class Dispatch:
         """Return whether nothing is in flight, and nothing is left to send."""
         if self.is_busy:
             return False
-        return self.failure is not None or not (self._waiting or self._suspects or self._peek())
+        return self.failure is not None or not (self._unsent or self._blame.is_open)
 
     # What came of it
 
@@ -194,11 +188,8 @@ class Dispatch:
         """Take note of an answer."""
         replica = self._ended(request)
         seconds = now_s - request.sent_at_s
-        self._set(replica.answered(request.batch.tokens, request.in_flight, seconds))
-        self.answers += 1
-        self._embedded += len(request.batch.texts)
-        if recovery.is_innocent(request.batch):
-            self._by_chance += request.batch.failures
+        self._replicas.set(replica.answered(request.batch.tokens, request.in_flight, seconds))
+        self._blame.answered(request.batch)
         self._silence = self._silence.broken()
         self._follow(recovery.after_success(request.batch))
         if self.adaptive:
@@ -206,7 +197,7 @@ class Dispatch:
                 request.change, request.sent_at_s, now_s, len(request.batch.texts), tokens
             )
             self.pace = after_answer(self.pace, answer)
-        self._convict()
+        self._judge()
 
     def failed(self, request: Request, error: EmbeddingError, now_s: float) -> None:
         """Take note of a failure: each kind has its own remedy."""
@@ -214,15 +205,17 @@ class Dispatch:
         match error:
             case ServiceOverloaded():
                 wait_s = self._wait_s(error, REFUSED_WAIT_S)
-                self._set(replica.refused(batch.tokens, now_s + wait_s))
+                self._replicas.set(replica.refused(batch.tokens, now_s + wait_s))
                 self._refused(request)
-                self._waiting.append(batch)
+                self._unsent.add((batch,))
             case ServiceUnavailable():
-                self._set(replica.failed(batch.tokens, now_s, wait_s=self._wait_s(error, 0.0)))
+                self._replicas.set(
+                    replica.failed(batch.tokens, now_s, wait_s=self._wait_s(error, 0.0))
+                )
                 timed_out = isinstance(error, RequestTimedOut)
                 if timed_out:
                     self._refused(request)
-                others = self.answers > request.answers
+                others = self._blame.answers > request.answers
                 self._follow(
                     recovery.after_loss(
                         batch,
@@ -233,26 +226,26 @@ class Dispatch:
                 )
             case ModelFailed():
                 # Who looks for a bad text expects failures: they say nothing of the address.
-                self._set(
+                self._replicas.set(
                     replica.returned(batch.tokens)
                     if batch.hunt is not None
                     else replica.failed(batch.tokens, now_s, wait_s=0.0, patience=FAILURES_IN_A_ROW)
                 )
                 self._follow(recovery.after_model_failure(batch, self._seen(request, now_s)))
             case RequestTooLarge() if len(batch.texts) > 1:
-                self._set(replica.returned(batch.tokens))
+                self._replicas.set(replica.returned(batch.tokens))
                 self._follow(recovery.Recovery(recovery.halves(batch)))
                 return
             case RequestTooLarge():
-                self._set(replica.returned(batch.tokens))
+                self._replicas.set(replica.returned(batch.tokens))
                 self._reject(request, 0, "too_large")
                 return
             case TextRejected() if 0 <= error.index < len(batch.texts):
-                self._set(replica.returned(batch.tokens))
+                self._replicas.set(replica.returned(batch.tokens))
                 self._reject(request, error.index, error.reason)
                 return
             case _:
-                self._set(replica.returned(batch.tokens))
+                self._replicas.set(replica.returned(batch.tokens))
                 self.failure = self.failure or error
                 return
         self._silence = self._silence.after(error, now_s)
@@ -262,19 +255,19 @@ class Dispatch:
         self._probes -= 1
         replica = self._replicas[probe.address]
         if error is None:
-            self.answers += 1
-            self._set(replica.probed(now_s, is_well=True))
-            self._convict()
+            self._blame.answers += 1
+            self._replicas.set(replica.probed(now_s, is_well=True))
+            self._judge()
         elif isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
             wait_s = 0.0 if isinstance(error, ModelFailed) else self._wait_s(error, 0.0)
-            self._set(replica.probed(now_s, is_well=False, wait_s=wait_s))
+            self._replicas.set(replica.probed(now_s, is_well=False, wait_s=wait_s))
             self._silence = self._silence.after(error, now_s)
         else:
             self.failure = self.failure or error
 
     def kept(self, texts: int) -> None:
         """Take note that the vectors of so many texts are safe."""
-        self.unkept -= texts
+        self._kept += texts
 
     # How
 
@@ -282,67 +275,36 @@ class Dispatch:
         """Return the place of the first waiting batch for which somebody is able who has not failed
         at it yet, or ``None`` for fresh texts, and who that is.
         """
-        for place in self._all_due(now_s):
-            avoid = self._waiting[place].failed_at
-            if (replica := chosen(self._replicas.values(), 0, now_s, avoid=avoid)) is not None:
+        for place in self._unsent.due(now_s, self._blame.answers):
+            avoid = self._unsent.again[place].failed_at
+            if (replica := self._replicas.chosen(now_s, avoid)) is not None:
                 return place, replica
-        return None, chosen(self._replicas.values(), 0, now_s)
+        return None, self._replicas.chosen(now_s)
 
     def _has_room(self, replica: Replica, batch: Batch) -> bool:
         most = self.limits.address_tokens
         return most is None or not replica.requests or replica.tokens + batch.tokens <= most
 
-    def _all_due(self, now_s: float) -> list[int]:
-        """Return the places of the waiting batches that may be sent now."""
-        return [
-            place
-            for place, batch in enumerate(self._waiting)
-            if batch.not_before_s <= now_s and batch.proof <= self.answers
-        ]
-
     def _fresh_batch(self) -> Batch | None:
         if self.adaptive:
-            self.pace = for_backlog(self.pace, self.total - self._taken, self.steps)
-        if self.unkept + self.pace.now.batch_size > self.limits.unkept_texts:
+            self.pace = for_backlog(self.pace, self._unsent.fresh, self.steps)
+        size = self.pace.now.batch_size
+        if self.unkept + size > self.limits.unkept_texts:
             return None
-        texts = tuple(self._fresh(self.pace.now.batch_size))
-        self._taken += len(texts)
-        self.unkept += len(texts)
-        return Batch(texts) if texts else None
+        return self._unsent.take(size, self.limits.request_tokens)
 
-    def _fresh(self, most: int) -> Iterator[Text]:
-        """Yield the texts of one new request, as many as its size and the service's limit allow."""
-        tokens = 0
-        for _ in range(most):
-            text = self._peek()
-            if text is None or (tokens and tokens + text.tokens > self.limits.request_tokens):
-                return
-            self._ahead = None
-            tokens += text.tokens
-            yield text
-
-    def _peek(self) -> Text | None:
-        if self._ahead is None:
-            self._ahead = next(islice(self.texts, 1), None)
-        return self._ahead
-
-    def _probe(self, now_s: float) -> Probe | None:
-        for replica in self._replicas.values():
-            if replica.needs_probe(now_s):
-                self._set(replace(replica, is_probed=True))
-                self._probes += 1
-                return Probe(replica.address)
-        return None
+    def _probe(self, address: str) -> Probe:
+        self._probes += 1
+        return Probe(address)
 
     def _sign_of_life(self, now_s: float) -> Probe | None:
         """Return a probe where nothing goes on, and everything that is left waits for an answer."""
-        waits = any(batch.proof > self.answers for batch in self._waiting) or self._suspects
-        due = any(batch.proof <= self.answers for batch in self._waiting)
-        if self.is_busy or due or not waits:
+        waits = self._unsent.waits_for_proof(self._blame.answers)
+        if self.is_busy or not waits or not (self._unsent.again or self._blame.is_open):
             return None
-        for replica in self._replicas.values():
-            self._set(replica.suspected(now_s))
-        return self._probe(now_s)
+        self._replicas.suspect_all(now_s)
+        address = self._replicas.probe(now_s)
+        return None if address is None else self._probe(address)
 
     def _wait_s(self, error: ServiceOverloaded | ServiceUnavailable, usual_s: float) -> float:
         """Return what the service named, or ``usual_s``, cut so that an outage shows in time."""
@@ -354,18 +316,8 @@ class Dispatch:
         return self._replicas[request.address]
 
     def _seen(self, request: Request, now_s: float) -> recovery.Seen:
-        taking_part = (each.address for each in self._replicas.values() if each.takes_part)
-        return recovery.Seen(
-            request.address, now_s, self.answers, frozenset(taking_part), self._chance
-        )
-
-    @property
-    def _chance(self) -> float:
-        """Return the share of requests that failed though their texts turned out to be good."""
-        return self._by_chance / max(self.answers + self._by_chance, 1)
-
-    def _set(self, replica: Replica) -> None:
-        self._replicas[replica.address] = replica
+        blame, taking_part = self._blame, self._replicas.taking_part()
+        return recovery.Seen(request.address, now_s, blame.answers, taking_part, blame.chance)
 
     def _refused(self, request: Request) -> None:
         self.refusals += 1
@@ -373,40 +325,14 @@ class Dispatch:
             self.pace = after_refusal(self.pace, request.change)
 
     def _follow(self, then: recovery.Recovery) -> None:
-        self._waiting += then.batches
+        self._unsent.add(then.batches)
         if then.suspect is not None:
-            self._suspects.append(then.suspect)
-            blamed = [each.text.text_hash for each in self._suspects]
-            blamed += [each.text_hash for each in self.rejections if each.reason in PASSING_REASONS]
-            new = sum(name not in self.doubted for name in blamed)
-            if new > max(MOST_SUSPECTS, self._embedded):
-                self.failure = self.failure or ModelFailed(
-                    f"the service failed at {len(blamed)} texts that were sent alone, and "
-                    f"embedded {self._embedded}: it is not the texts. See its log; nothing was "
-                    "put into quarantine for this"
-                )
+            self.failure = self.failure or self._blame.suspect(then.suspect)
 
     def _reject(self, request: Request, index: int, reason: str) -> None:
-        text = request.batch.texts[index]
-        self.rejections.append(Rejection(text.text_hash, reason, attempts=1))
-        self.unkept -= 1
-        self._waiting += recovery.without(request.batch, index)
+        self._blame.reject(request.batch.texts[index], reason)
+        self._unsent.add(recovery.without(request.batch, index))
 
-    def _convict(self) -> None:
-        """Reject the suspects for whom there was a sign of life since they failed."""
-        is_last = not (self._in_flight or self._waiting or self._peek())
-        wanted = 0 if is_last else ANSWERS_TO_JUDGE
-        for _ in range(len(self._suspects)):
-            suspect = self._suspects.popleft()
-            if suspect.proof + wanted > self.answers:
-                self._suspects.append(suspect)
-                continue
-            needed = recovery.failures_to_convict(self._chance)
-            if suspect.reason == "model_failed" and suspect.attempts < needed:
-                # Others failed by chance meanwhile: so may this one have.
-                self._waiting.append(Batch((suspect.text,), failures=suspect.attempts))
-                continue
-            self.unkept -= 1
-            self.rejections.append(
-                Rejection(suspect.text.text_hash, suspect.reason, suspect.attempts)
-            )
+    def _judge(self) -> None:
+        is_last = not (self._in_flight or self._unsent)
+        self._unsent.add(self._blame.judge(is_last=is_last))

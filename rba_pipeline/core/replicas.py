@@ -1,6 +1,6 @@
 """Several addresses of one service: who gets the next request, who is left out, and how long."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 # Seconds that an address is left out after a failure, doubled with each further one in a row.
@@ -121,3 +121,58 @@ def chosen(
     others = [each for each in replicas if each.takes_part and each.address not in avoid]
     able = [each for each in others or replicas if each.takes_requests(now_s)]
     return min(able, key=expected_s, default=None)
+
+
+class Replicas:
+    """The addresses of one run."""
+
+    def __init__(self, addresses: Sequence[str], unreachable: Collection[str] = ()) -> None:
+        """Begin with all ``addresses``; those ``unreachable`` have to be probed first."""
+        self._by_address = {
+            address: Replica(address, out_until_s=0.0 if address in unreachable else None)
+            for address in addresses
+        }
+
+    def __getitem__(self, address: str) -> Replica:
+        """Return an address as it is known now."""
+        return self._by_address[address]
+
+    def set(self, replica: Replica) -> None:
+        """Take note of what became of an address."""
+        self._by_address[replica.address] = replica
+
+    def chosen(self, now_s: float, avoid: Collection[str] = ()) -> Replica | None:
+        """Return who gets the next request; see ``chosen``."""
+        return chosen(self._by_address.values(), 0, now_s, avoid=avoid)
+
+    def probe(self, now_s: float) -> str | None:
+        """Return an address that is to be probed now, and take it to be."""
+        for replica in self._by_address.values():
+            if replica.needs_probe(now_s):
+                self.set(replace(replica, is_probed=True))
+                return replica.address
+        return None
+
+    def suspect_all(self, now_s: float) -> None:
+        """Have every address shown to be well at once."""
+        for replica in self._by_address.values():
+            self.set(replica.suspected(now_s))
+
+    def taking_part(self) -> frozenset[str]:
+        """Return those that are not left out."""
+        return frozenset(name for name, each in self._by_address.items() if each.takes_part)
+
+    def obstacles(self, now_s: float) -> dict[str, str]:
+        """Return which addresses take no requests now, and why."""
+        return {
+            name: "full" if each.takes_part else "left out until it is well"
+            for name, each in self._by_address.items()
+            if not each.takes_part or each.held_until_s > now_s
+        }
+
+    def changes_at(self) -> Iterator[float]:
+        """Yield the times at which an address may take a request or a probe again."""
+        for each in self._by_address.values():
+            yield each.held_until_s
+            if each.out_until_s is not None and not each.is_probed:
+                yield each.out_until_s

@@ -7,13 +7,23 @@ from typing import Any
 
 import dagster as dg
 from dagster import RunsFilter
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
+from dagster._core.execution.backfill import (
+    BULK_ACTION_TERMINAL_STATUSES,
+    BulkActionsFilter,
+    BulkActionStatus,
+    PartitionBackfill,
+)
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteRepositoryOrigin,
 )
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import (
+    BACKFILL_ID_TAG,
+    MAX_RETRIES_TAG,
+    PARTITION_NAME_TAG,
+    WILL_RETRY_TAG,
+)
 from dagster._core.utils import make_new_backfill_id
 
 from rba_pipeline.jobs import PUBLISH
@@ -98,6 +108,16 @@ def under_way(instance: dg.DagsterInstance) -> set[str]:
     return {key for key in keys if key is not None}
 
 
+def launches_again(backfill: PartitionBackfill) -> bool:
+    """Return whether Dagster would launch a run of ``backfill`` again that was killed.
+
+    Not once it has ended or is cancelled, though the mark on the run stays. One of the job does
+    not wait for that: a run that is killed when no other one is open is not launched again.
+    """
+    ended = backfill.status in BULK_ACTION_TERMINAL_STATUSES
+    return not ended and backfill.status is not BulkActionStatus.CANCELING
+
+
 def _waiting_to_retry(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """Return the runs that were killed, and that the daemon is about to launch again.
 
@@ -108,7 +128,15 @@ def _waiting_to_retry(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     marked = RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"}, updated_after=lately
     )
-    return [run for run in instance.get_runs(marked) if run.is_complete_and_waiting_to_retry]
+    waiting = [run for run in instance.get_runs(marked) if run.is_complete_and_waiting_to_retry]
+    return [run for run in waiting if _is_launched_again(instance, run)]
+
+
+def _is_launched_again(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    if (name := run.tags.get(BACKFILL_ID_TAG)) is None:
+        return True
+    backfill = instance.get_backfill(name)
+    return backfill is not None and launches_again(backfill)
 
 
 def _ends_with_vectors(run: dg.DagsterRun) -> bool:

@@ -19,7 +19,7 @@ from dagster._core.storage.tags import (
     WILL_RETRY_TAG,
 )
 
-from rba_pipeline.backfills import partitions_of
+from rba_pipeline.backfills import launches_again, partitions_of
 from rba_pipeline.core.backfill_progress import Progress, Stage, duration
 from rba_pipeline.core.errors import BadSetting, RbaError
 from rba_pipeline.run_outcomes import failure_of, metadata_of
@@ -32,7 +32,6 @@ START_A_DAEMON = "start one: make up, or dagster-daemon run"
 _NEEDED = ("BACKFILL", "QUEUED_RUN_COORDINATOR")
 # Every process writes by its own clock that a run changed.
 _SKEW = timedelta(minutes=5)
-_CANCELLED = (BulkActionStatus.CANCELING, BulkActionStatus.CANCELED)
 _STAGES = {
     DagsterRunStatus.SUCCESS: Stage.DONE,
     DagsterRunStatus.FAILURE: Stage.FAILED,
@@ -104,7 +103,7 @@ class Follower:
         """
         backfill = backfill_named(self.instance, self.backfill_id)
         runs = self._last_runs()
-        launches = backfill.status not in _CANCELLED
+        launches = launches_again(backfill)
         stages = {
             key: self._stage(runs.get(key), launches=launches) for key in partitions_of(backfill)
         }
@@ -114,7 +113,8 @@ class Follower:
         self._told = stages
         self.progress = Progress(stages, self._texts, now_s - backfill.backfill_timestamp)
         if backfill.status in BULK_ACTION_TERMINAL_STATUSES:
-            self.has_ended = not any(stage is Stage.RUNNING for stage in stages.values())
+            # A run that Dagster has launched again may still wait in the queue.
+            self.has_ended = all(run.is_finished for run in runs.values())
             self.is_green = self.has_ended and _is_green(backfill, stages)
             if self.has_ended and backfill.status is BulkActionStatus.FAILED:
                 yield f"the backfill failed: {_cause(backfill)}"
@@ -151,7 +151,6 @@ class Follower:
     def _stage(self, run: DagsterRun | None, *, launches: bool) -> Stage:
         if run is None:
             return Stage.LEFT
-        # Of a cancelled backfill Dagster launches no run again, though the mark stays.
         if launches and (run.is_complete_and_waiting_to_retry or self._is_undecided(run)):
             return Stage.RUNNING
         return _STAGES.get(run.status, Stage.LEFT)
@@ -166,7 +165,7 @@ class Follower:
             made = metadata_of(self.instance, run)
             self._texts += int(made.get("embeddings", {}).get("embedded", 0))
         elif stage is Stage.FAILED:
-            yield f"{key} failed: {failure_of(self.instance, run)}"
+            yield f"{key} failed: {failure_of(self.instance, run)}{_hint(run)}"
 
     def _of_daemons(self, now_s: float) -> Iterator[str]:
         silent_s = silence_s(self.instance, now_s)
@@ -204,6 +203,15 @@ def follow(follower: Follower, say: Callable[[str], None], show: Callable[[Progr
             return 0 if follower.is_green else 1
         # Dagster tells of its state only if asked, and its daemon acts every few seconds.
         time.sleep(1.5)
+
+
+def _hint(run: DagsterRun) -> str:
+    if not run.is_complete_and_waiting_to_retry:
+        return ""
+    return (
+        " (the backfill had ended before Dagster could launch the run again: "
+        "`rba-pipeline backfill --all --only failed`)"
+    )
 
 
 def _is_green(backfill: PartitionBackfill, stages: Mapping[str, Stage]) -> bool:

@@ -383,19 +383,39 @@ def test_a_killed_run_that_is_launched_again_counts_as_running_until_it_ends(
     for key in KEYS[:2]:
         a_run(instance, name, key, DagsterRunStatus.SUCCESS)
     killed = a_run(instance, name, KEYS[2], DagsterRunStatus.FAILURE, will_retry="true")
-    end(instance, name, BulkActionStatus.COMPLETED_FAILED)
 
     before = [*follower.look(time.time())], follower.has_ended, str(follower.progress)
-    again = a_run(instance, "", KEYS[2], DagsterRunStatus.STARTED)
+    again = a_run(instance, "", KEYS[2], DagsterRunStatus.NOT_STARTED)
     instance.add_run_tags(killed.run_id, {"dagster/auto_retry_run_id": again.run_id})
-    meanwhile = [*follower.look(time.time())], follower.has_ended
+    end(instance, name, BulkActionStatus.COMPLETED_FAILED)
+    in_the_queue = [*follower.look(time.time())], follower.has_ended
     instance.handle_new_event(_success(again))
     status = quietly_followed(follower)
 
     assert before[:2] == ([], False)
     assert "2 of 3 partitions done, 1 running" in before[2]
-    assert meanwhile == ([], False)
+    assert in_the_queue == ([], False)
     assert status == 0
+
+
+def test_a_run_that_was_killed_as_the_last_of_its_backfill_is_not_waited_for(
+    backfill: tuple[dg.DagsterInstance, str],
+) -> None:
+    instance, name = backfill
+    follower = Follower(instance, name)
+    for key in KEYS[:2]:
+        a_run(instance, name, key, DagsterRunStatus.SUCCESS)
+    a_run(instance, name, KEYS[2], DagsterRunStatus.FAILURE, will_retry="true")
+    waiting = [*follower.look(time.time())], under_way(instance)
+    end(instance, name, BulkActionStatus.COMPLETED_FAILED)
+
+    [told] = follower.look(time.time())
+
+    assert waiting == ([], {KEYS[2]})
+    assert told.startswith(f"{KEYS[2]} failed: ")
+    assert "backfill --all --only failed" in told
+    assert (follower.has_ended, follower.is_green) == (True, False)
+    assert under_way(instance) == set()
 
 
 def test_a_killed_run_of_a_cancelled_backfill_is_not_waited_for(

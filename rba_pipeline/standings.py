@@ -68,13 +68,14 @@ def changed_partitions(
         catalogue: As of its last refresh.
 
     Returns:
-        By partition, 16 hex over the documents that it should have, and over their content.
+        By partition, 16 hex over the documents that it should have and those that it has, and
+        over their content.
     """
     wanted = _wanted(partitions, catalogue)
     # In no space: of the documents alone.
     served = _served(partitions, vector_store.served_documents("", ""))
     return {
-        key: _digest(wanted[key])
+        key: _digest(wanted[key], served[key])
         for key in sorted(wanted.keys() | served.keys())
         if "source" in standing(key, wanted[key], served[key], is_recorded=True).reasons
     }
@@ -104,5 +105,7 @@ def _served(
     return served
 
 
-def _digest(wanted: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(wanted.items())).encode()).hexdigest()[:16]
+def _digest(wanted: Mapping[str, str], served: Iterable[Served]) -> str:
+    has = sorted((each.document_id, each.content_hash) for each in served)
+    told = json.dumps([sorted(wanted.items()), has])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

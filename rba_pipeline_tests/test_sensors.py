@@ -118,6 +118,19 @@ def test_each_change_asks_for_its_own_partitions_and_only_once(published: Watche
         assert published.asked() == [], name
 
 
+def test_a_change_that_is_taken_back_after_a_run_has_published_it_is_seen(
+    published: Watched,
+) -> None:
+    published.add("2011", "5 March 2011", "Rates fell.")
+    first = published.asked()
+    published.add("2011", "5 March 2011", "Rates fell sharply.")
+    published.run(*first)
+
+    published.add("2011", "5 March 2011", "Rates fell.")
+
+    assert first == published.asked() == ["2011-01-01"]
+
+
 def test_a_request_has_run_config_and_tags_and_a_skip_says_why(watched: Watched) -> None:
     watched.installation.environment["RBA_SCHEDULED_RUN_CONFIG"] = json.dumps(CONFIG)
     empty = watched.look()

@@ -14,7 +14,7 @@ class Asked:
     """A run that was asked for.
 
     Attributes:
-        digest: Of the documents that the partition should have.
+        digest: Of the documents that the partition should have, and of those that it has.
         tries: How many runs were asked for with this digest, this one included; at least 1.
         after: Id of the partition's last run before it; empty if there was none.
         at: When, in Unix seconds.
@@ -43,14 +43,14 @@ def to_run(
 ) -> dict[str, Asked]:
     """Return what to ask for now, by partition, the newest partition first.
 
-    A partition is asked for once for each state of its source. If the run failed, or none came of
-    it, it is asked for again, after a longer time each time. If it succeeded or was cancelled and
-    the partition still differs, another run would change nothing: a document that moved away stays
-    in its old partition until the new one has run.
+    A partition is asked for at once for each state of source and database. If the run failed, or
+    none came of it, it is asked for again, after a longer time each time. If it succeeded or was
+    cancelled and nothing has changed, another one helps only if something else happens: a document
+    that moved away stays in its old partition until the new one has run. So it is once a day.
 
     Args:
-        changed: Partitions that differ from the source, with the digest of what they should have;
-            none that waits for a run or has one.
+        changed: Partitions that differ from the source, with the digest of both; none that waits
+            for a run or has one.
         asked: What was asked for before; whatever is missing in it costs a needless run at most.
         last: The last run of each partition that had one.
         now: Unix seconds.
@@ -62,10 +62,10 @@ def to_run(
         tries = 0
         if before is not None and before.digest == changed[key]:
             tries = before.tries
-            if after != before.after and run is not None and not run.failed:
-                continue
+            has_run = after != before.after and run is not None and not run.failed
+            pause_s = max(RETRY_AFTER_S[: None if has_run else tries])
             since = max(before.at, run.ended_at if run else 0)
-            if now < since + RETRY_AFTER_S[min(tries, len(RETRY_AFTER_S)) - 1]:
+            if now < since + pause_s:
                 continue
         found[key] = Asked(changed[key], tries + 1, after, int(now))
     return found

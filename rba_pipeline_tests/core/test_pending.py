@@ -17,7 +17,11 @@ def failed(ago_s: int = 0) -> LastRun:
     return LastRun("run-1", True, NOW - ago_s)
 
 
-SUCCEEDED = LastRun("run-1", False, NOW - DAY_S)
+def succeeded(ago_s: int = 0) -> LastRun:
+    return LastRun("run-1", False, NOW - ago_s)
+
+
+SUCCEEDED = succeeded(DAY_S)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +31,12 @@ SUCCEEDED = LastRun("run-1", False, NOW - DAY_S)
         pytest.param(None, SUCCEEDED, asked(after="run-1"), id="never-asked-but-run"),
         pytest.param(None, failed(), asked(after="run-1"), id="failed-without-being-asked"),
         pytest.param(asked(digest="d0"), failed(), asked(after="run-1"), id="changed-since"),
-        pytest.param(asked(ago_s=DAY_S), SUCCEEDED, None, id="done-and-still-differs"),
+        pytest.param(asked(ago_s=DAY_S), succeeded(23 * HOUR_S), None, id="done-and-differs"),
+        pytest.param(
+            asked(ago_s=DAY_S), succeeded(DAY_S), asked(tries=2, after="run-1"),
+            id="done-a-day-ago-and-still-differs",
+        ),
+        pytest.param(asked(digest="d0"), succeeded(), asked(after="run-1"), id="changed-by-a-run"),
         pytest.param(asked(ago_s=DAY_S), failed(14 * MINUTE_S), None, id="failed-just-now"),
         pytest.param(
             asked(ago_s=DAY_S), failed(15 * MINUTE_S), asked(tries=2, after="run-1"), id="failed"

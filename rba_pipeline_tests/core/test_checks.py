@@ -86,7 +86,6 @@ def test_a_bad_vector_breaks_the_promise_that_it_breaks_and_names_its_file(
     [
         pytest.param({"missing": 1}, id="a-text-without-a-vector"),
         pytest.param({"outcomes": 3}, id="a-text-without-an-outcome"),
-        pytest.param({"outcomes": 5}, id="an-outcome-of-no-text"),
     ],
 )
 def test_every_text_has_a_vector_or_a_reason(counts: dict[str, int]) -> None:

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
-from rba_pipeline.lost_runs import fail_lost_runs
+from rba_pipeline.lost_runs import look_again
 
 _LOST_RUNS_EVERY_S = 15.0
 
@@ -25,7 +26,8 @@ def serve(
     Args:
         every_s: Seconds between two looks for runs that were killed meanwhile.
     """
-    _fail_lost(instance)
+    look = partial(look_again, instance, _say, only_launched=True)
+    look()
     server = subprocess.Popen(command)
     before = signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
@@ -33,21 +35,13 @@ def serve(
             try:
                 return server.wait(every_s)
             except subprocess.TimeoutExpired:
-                _look_again(instance)
+                look()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _look_again(instance: dg.DagsterInstance) -> None:
-    try:
-        _fail_lost(instance)
-    except Exception as error:  # noqa: BLE001 - the database is away: the runs must not end for it
-        print(f"no look for lost runs: {type(error).__name__}", flush=True)
-
-
-def _fail_lost(instance: dg.DagsterInstance) -> None:
-    for run_id in fail_lost_runs(instance, only_launched=True):
-        print(f"run {run_id} was killed and is now marked as failed", flush=True)
+def _say(words: str) -> None:
+    print(f"killed run: {words}", flush=True)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Dagster's default launcher does not look after the runs that a crash of everything left behind.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import psutil
@@ -33,6 +33,24 @@ def fail_lost_runs(instance: dg.DagsterInstance, *, only_launched: bool = False)
         )
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in lost]
+
+
+def look_again(
+    instance: dg.DagsterInstance, say: Callable[[str], object], *, only_launched: bool = False
+) -> None:
+    """Fail the runs that were killed since the last look, and say so.
+
+    Where Dagster's storage is away, that is said instead, and the next look may find it again:
+    whoever looks holds up everything else, which must not end for it.
+
+    Args:
+        only_launched: As ``fail_lost_runs``.
+    """
+    try:
+        for run_id in fail_lost_runs(instance, only_launched=only_launched):
+            say(f"{run_id} is marked as failed, its places are free")
+    except Exception as error:  # noqa: BLE001 - each kind of storage has errors of its own
+        say(f"no look for killed runs, Dagster's storage is away ({type(error).__name__})")
 
 
 def _is_lost(instance: dg.DagsterInstance, run: DagsterRun) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -18,14 +19,14 @@ from rba_pipeline.local_service import (
     service_elsewhere,
     start_service,
 )
-from rba_pipeline.lost_runs import fail_lost_runs
+from rba_pipeline.lost_runs import look_again
 from rba_pipeline.processes import Component
 from rba_pipeline.resources.ports import LOOPBACK, free_port
 from rba_pipeline.resources.postgres import is_embedded
 
 _SERVICE_STOP_S = 4
 _DAGSTER_STOP_S = 6
-_LOST_RUNS_EVERY_S = 15
+_LOST_RUNS_EVERY_S = 15.0
 
 
 def start_all(root: Path, running: ExitStack) -> list[Component]:
@@ -64,8 +65,11 @@ def start_all(root: Path, running: ExitStack) -> list[Component]:
     return components
 
 
-def watch(components: Sequence[Component]) -> None:
+def watch(components: Sequence[Component], every_s: float = _LOST_RUNS_EVERY_S) -> None:
     """Wait until one of them ends, or for KeyboardInterrupt; look after killed runs meanwhile.
+
+    Args:
+        every_s: Seconds between two looks.
 
     Raises:
         RbaError: One has ended; the message has its name and the end of its log.
@@ -77,10 +81,9 @@ def watch(components: Sequence[Component]) -> None:
     with dg.DagsterInstance.get() as instance:
         while True:
             try:
-                component = ended.get(timeout=_LOST_RUNS_EVERY_S)
+                component = ended.get(timeout=every_s)
             except Empty:
-                for run_id in fail_lost_runs(instance):
-                    say("killed run", f"{run_id} is marked as failed, its places are free")
+                look_again(instance, partial(say, "killed run"))
                 continue
             raise component.died()
 

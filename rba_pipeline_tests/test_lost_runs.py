@@ -1,9 +1,9 @@
-"""The server of a container's code location: no run stays open whose processes are gone."""
+"""No run stays open whose processes are gone, and whoever looks for such runs goes on for ever."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -14,6 +14,10 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 
 from rba_pipeline.backfills import LOCATION, REPOSITORY
 from rba_pipeline.code_server import serve
+from rba_pipeline.core.errors import RbaError
+from rba_pipeline.processes import Component
+from rba_pipeline.supervision import watch
+from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
 
 # The server for a test: kills the process of a run, and goes on until the run is seen as failed.
 KILL_AND_WAIT = """
@@ -26,6 +30,13 @@ with dg.DagsterInstance.get() as instance:
 sys.exit(7)
 """
 HANGING_S = 60
+# The server for a test: goes on until there is a file.
+WAIT_FOR_A_FILE = """
+import pathlib, sys, time
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.02)
+"""
+IN_POSTGRES = "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n"
 
 
 @dg.job
@@ -82,3 +93,51 @@ def test_runs_of_a_former_container_and_runs_that_are_killed_are_failed(
         found = instance.get_run_by_id(run)
         assert found is not None
         assert found.status is expected
+
+
+def looked_after_by_a_container(end: Path, log: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        serve(instance, [sys.executable, "-c", WAIT_FOR_A_FILE, str(end)], every_s=0.05)
+
+
+def looked_after_by_up(end: Path, log: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WAIT_FOR_A_FILE, str(end)])
+    log.touch()
+    with pytest.raises(RbaError, match="a server ended with status 0"):
+        watch([Component("a server", log, 0, process)], every_s=0.05)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("look_after", [looked_after_by_a_container, looked_after_by_up])
+def test_a_storage_that_is_away_for_a_while_ends_nothing(
+    tmp_path: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    look_after: Callable[[Path, Path], None],
+) -> None:
+    (tmp_path / "dagster.yaml").write_text(IN_POSTGRES)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", database_url)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with dg.DagsterInstance.get() as instance:
+        lost = open_run(instance, ended.pid)
+    asked: list[bytes] = []
+
+    def away_twice(kind: bytes, content: bytes) -> Fate:
+        if b"FROM runs" not in content:
+            return Fate.PASSES
+        asked.append(content)
+        if len(asked) == 4:
+            (tmp_path / "end").touch()
+        return Fate.CUT if len(asked) <= 2 else Fate.PASSES
+
+    with DatabaseProxy(database_url) as proxy:
+        proxy.watch = away_twice
+        monkeypatch.setenv("DAGSTER_POSTGRES_URL", proxy.url)
+        look_after(tmp_path / "end", tmp_path / "log")
+
+    told = capfd.readouterr().out
+    assert told.count("no look for killed runs, Dagster's storage is away (") == 2
+    assert f"{lost} is marked as failed, its places are free" in told

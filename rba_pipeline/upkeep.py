@@ -1,6 +1,7 @@
 """The job that brings every partition up to date: it judges them, and starts a real backfill."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -8,6 +9,12 @@ from pydantic import Field
 
 from rba_pipeline.assets.reporting import one_message
 from rba_pipeline.backfills import LAUNCHED_BY, start_backfill, under_way
+from rba_pipeline.core.errors import (
+    DatabaseUnavailable,
+    ServiceOverloaded,
+    ServiceUnavailable,
+    SourceUnavailable,
+)
 from rba_pipeline.core.standings import State
 from rba_pipeline.partitions import today
 from rba_pipeline.resources.chunking import Chunking
@@ -18,8 +25,11 @@ from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline.standings import changed_partitions, standings
 
 BACKFILL_STALE = "backfill_stale"
+# Nobody watches it, and who misses the first of a month is asked for again a month later: what is
+# just restarted is waited for, ten minutes in all. Cancelled, it notices after its short wait.
+TEN_MINUTES = dg.RetryPolicy(max_retries=20, delay=30)
 
-
+_MAY_PASS = (ServiceUnavailable, ServiceOverloaded, DatabaseUnavailable, SourceUnavailable)
 _STEP = "judge_partitions"
 _NEIGHBOURS = ("source", "chunking", "embedding", "embedding_store", "vector_store")
 
@@ -38,16 +48,18 @@ def backfill_stale_job(
     partitions: dg.TimeWindowPartitionsDefinition,
     resources: Mapping[str, dg.ConfigurableResource[Any]],
     run_config: Mapping[str, Any],
+    retry_policy: dg.RetryPolicy = TEN_MINUTES,
 ) -> dg.JobDefinition:
     """Return the job.
 
     Args:
         resources: By the name that run config uses.
         run_config: Of the backfill's runs.
+        retry_policy: What Dagster does where service, database or source is away.
     """
 
-    @dg.op(name=_STEP, out=dg.Out(dg.Nothing))
-    @one_message
+    @dg.op(name=_STEP, out=dg.Out(dg.Nothing), retry_policy=retry_policy)
+    @partial(one_message, retried=_MAY_PASS)
     def judge_partitions(
         context: dg.OpExecutionContext,
         config: Which,

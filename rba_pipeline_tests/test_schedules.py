@@ -1,10 +1,14 @@
 """What runs by the clock: which partitions, with which values, and that nothing does unasked."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
@@ -12,14 +16,16 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.definitions import build_defs
+from rba_pipeline.definitions import build_defs, build_resources
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.partitions import TIME_ZONE, partitions_by
+from rba_pipeline.run_outcomes import failure_of
 from rba_pipeline.schedules import MONTHLY, NIGHTLY, keys_of_night
 from rba_pipeline.sensors import CHANGED
 from rba_pipeline.settings import Settings
-from rba_pipeline.upkeep import BACKFILL_STALE
+from rba_pipeline.upkeep import BACKFILL_STALE, TEN_MINUTES, backfill_stale_job
 from rba_pipeline_tests.installation import Installation, failures
+from rba_pipeline_tests.oracle_service import OracleService, cut
 
 CONFIG = {
     "resources": {"embedding": {"config": {"preset": "cpu-prod", "batch_size": 3}}, "records": {}},
@@ -189,3 +195,86 @@ def test_backfill_stale_starts_one_backfill_of_what_is_missing_or_stale(
     assert backfill.run_config == CONFIG
     assert backfill.tags == {"dagster/max_retries": "1", "rba/launched_by": BACKFILL_STALE}
     assert backfill.title == "2 missing or stale partitions"
+
+
+def judging(installation: Installation) -> dg.JobDefinition:
+    """Return the job, which tries again once, and at once."""
+    with installation.neighbours() as found:
+        found.vector_store.migrate()
+    installation.add("a.html", title="A", day="5 May 2011", paragraphs=["Rates rose."])
+    settings = installation.settings
+    return backfill_stale_job(
+        partitions_by(settings.grain, settings.first_year),
+        build_resources(settings),
+        {},
+        dg.RetryPolicy(max_retries=1),
+    )
+
+
+@pytest.mark.postgres
+def test_backfill_stale_waits_for_a_service_that_restarts(
+    named_database: None, installation: Installation, oracle: OracleService
+) -> None:
+    job = judging(installation)
+    oracle.crash()
+
+    def restart() -> None:
+        with listener:
+            # The handshake's three tries of the first look.
+            for _ in range(3):
+                cut(listener.accept()[0])
+        oracle.restart()
+
+    listener = socket.create_server(("127.0.0.1", urlsplit(oracle.url).port or 0))
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(instance=instance)
+        restarting.join()
+        [backfill] = instance.get_backfills()
+
+    assert len(result.filter_events(lambda event: event.is_step_restarted)) == 1
+    assert backfill.partition_names == ["2011-01-01"]
+
+
+def the_source_is_away(installation: Installation) -> None:
+    installation.source.rename(installation.folder / "elsewhere")
+
+
+def the_key_is_wrong(installation: Installation) -> None:
+    os.environ["EMBEDDING_API_KEY"] = "wrong"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("happens", "tries", "told"),
+    [
+        pytest.param(the_source_is_away, 2, "SourceUnavailable: ", id="what-may-pass"),
+        pytest.param(the_key_is_wrong, 1, "NotAllowed: ", id="what-cannot"),
+    ],
+)
+def test_backfill_stale_tries_again_what_may_pass_and_nothing_else(
+    named_database: None,
+    installation: Installation,
+    happens: Callable[[Installation], None],
+    tries: int,
+    told: str,
+) -> None:
+    job = judging(installation)
+    happens(installation)
+
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        said = failure_of(instance, result.dagster_run)
+
+    assert not result.success
+    assert len(result.filter_events(lambda event: event.is_step_restarted)) == tries - 1
+    assert said.startswith(f"judge_partitions: {told}")
+
+
+def test_a_restart_of_some_minutes_costs_the_monthly_backfill_no_month() -> None:
+    job = build_defs(Settings.read({})).resolve_job_def(BACKFILL_STALE)
+
+    [node] = job.nodes
+    assert node.definition.retry_policy is TEN_MINUTES
+    assert TEN_MINUTES.max_retries * TEN_MINUTES.delay == 600

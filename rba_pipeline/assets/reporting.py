@@ -29,11 +29,15 @@ class DagsterExecutionInterruptedError(dg.DagsterError, Interruption):
     """
 
 
-def one_message(recipe: Recipe) -> Recipe:
+def one_message(recipe: Recipe, retried: tuple[type[RbaError], ...] = ()) -> Recipe:
     """Let a recipe that fails on purpose end its step with that one message.
 
     Dagster's own retries are for steps whose process died. A run that is interrupted counts as
     cancelled, whoever sent the signal.
+
+    Args:
+        retried: What the step's retry policy is for as well: failures that the recipe has hardly
+            waited for, or not at all.
     """
 
     @functools.wraps(recipe)
@@ -53,8 +57,10 @@ def one_message(recipe: Recipe) -> Recipe:
             if context.has_assets_def:
                 yield from results_of_failure(context.asset_key.to_user_string(), error)
             # It says what to do; the traces of its causes would only bury it, and so would a
-            # second try: whatever may pass was waited for, and tried again, before it was raised.
-            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from None
+            # second try: what may pass was mostly waited for, and tried again, before it was raised.
+            raise dg.Failure(
+                f"{type(error).__name__}: {error}", allow_retries=isinstance(error, retried)
+            ) from None
 
     return cast(Recipe, reported)
 

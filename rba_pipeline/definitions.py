@@ -1,7 +1,11 @@
-"""The code location: chooses implementations and reads the environment, nobody else does."""
+"""The code location: chooses implementations, and makes settings of the environment.
+
+Besides it, only commands read the environment, and what starts processes, which makes theirs.
+"""
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +16,7 @@ from rba_pipeline.assets.documents import documents_asset
 from rba_pipeline.assets.embeddings import embeddings_asset
 from rba_pipeline.assets.vectors import vectors_asset
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.core.presets import Preset
+from rba_pipeline.core.presets import TUNED, Preset
 from rba_pipeline.jobs import PUBLISH, plan_job, publish_partition
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.resources.chunking import Chunking
@@ -92,8 +96,33 @@ def build_defs(
     by_itself = _launching_by_itself(settings, partitions, resources)
     made = dg.Definitions.merge(assets, plan_job(partitions), tuning, by_itself)
     if settings.scheduled_run_config:
-        check_run_config(made, settings.scheduled_run_config, f"{SCHEDULED_RUN_CONFIG}: ")
+        check_run_config(made, _as_if_tuned(settings), f"{SCHEDULED_RUN_CONFIG}: ")
     return made
+
+
+def check_scheduled_runs(settings: Settings) -> None:
+    """Refuse what no run of schedules and sensor could begin with just now, with its message.
+
+    Raises:
+        BadSetting: As ``build_defs``; or their preset was not measured yet.
+    """
+    made = build_defs(settings)
+    if settings.scheduled_run_config:
+        check_run_config(made, settings.scheduled_run_config, f"{SCHEDULED_RUN_CONFIG}: ")
+
+
+def _as_if_tuned(settings: Settings) -> dict[str, Any]:
+    """Return the run config of schedules and sensor, with another preset in place of ``tuned``.
+
+    The job that measures it has to be there before its file is; Dagster refuses the runs.
+    """
+    run_config = deepcopy(dict(settings.scheduled_run_config))
+    found: Any = run_config
+    for name in ("resources", "embedding", "config"):
+        found = found.setdefault(name, {}) if isinstance(found, dict) else None
+    if isinstance(found, dict) and found.get("preset", settings.preset) == TUNED:
+        found["preset"] = "auto"
+    return run_config
 
 
 def _launching_by_itself(

@@ -14,7 +14,9 @@ from rba_pipeline.core.parsing.limits import ParseLimits
 from rba_pipeline.core.presets import FROM_PRESET, Preset
 from rba_pipeline.definitions import build_defs, build_resources
 from rba_pipeline.jobs import PUBLISH
+from rba_pipeline.schedules import MONTHLY
 from rba_pipeline.settings import SAMPLE_CORPUS, Settings, corpus_name
+from rba_pipeline.upkeep import BACKFILL_STALE
 from rba_pipeline_tests.bad_values import BAD_VALUES, BadValue
 from rba_pipeline_tests.installation import Installation
 
@@ -139,6 +141,36 @@ def test_a_bad_value_is_refused_with_one_message_at_launch_and_in_the_schedules(
 
     assert str(launched.value).count(bad.said) == 1
     assert str(scheduled.value).startswith(f"RBA_SCHEDULED_RUN_CONFIG: {bad.said}")
+
+
+@pytest.mark.parametrize(
+    ("preset", "config"),
+    [
+        pytest.param("auto", {"preset": "tuned"}, id="of-the-schedules"),
+        pytest.param("tuned", {"batch_size": 3}, id="of-the-environment"),
+    ],
+)
+def test_a_preset_that_is_not_measured_yet_stops_the_runs_and_not_the_code_location(
+    preset: str, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBA_DATABASE_URL", "postgresql://127.0.0.1:9/none")
+    run_config = {"resources": {"embedding": {"config": config}}}
+    settings = replace(
+        DEFAULTS,
+        preset=Preset(preset),
+        scheduled_run_config=run_config,
+        tuned_file=str(tmp_path / "tuned.json"),
+    )
+
+    made = build_defs(settings)
+
+    assert made.resolve_job_def("tune_embedding") is not None
+    schedule = made.get_repository_def().get_schedule_def(MONTHLY)
+    with dg.build_schedule_context() as context:
+        [monthly] = schedule.evaluate_tick(context).run_requests or ()
+    for job, given in ((PUBLISH, run_config), (BACKFILL_STALE, monthly.run_config)):
+        with pytest.raises(dg.DagsterInvalidConfigError, match="Run `rba-pipeline tune` to"):
+            dg.validate_run_config(made.resolve_job_def(job), given)
 
 
 @pytest.mark.parametrize(

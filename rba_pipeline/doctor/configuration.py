@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.presets import TUNED
+from rba_pipeline.definitions import check_scheduled_runs
 from rba_pipeline.doctor.findings import Finding, failed, ok, warning
 from rba_pipeline.resources.tuned_file import read_tuned
 from rba_pipeline.settings import Settings
@@ -52,6 +53,7 @@ def variables(environment: Mapping[str, str]) -> Iterator[Finding]:
     except BadSetting as error:
         yield failed(ABOUT, str(error))
         return
+    bad += _refused(settings, environment)
     yield from bad
     ours = sorted(name for name in environment if name.startswith(_PREFIXES))
     unread = [name for name in ours if name not in known_variables()]
@@ -64,6 +66,18 @@ def variables(environment: Mapping[str, str]) -> Iterator[Finding]:
         bounds = tuned.bounds
         told = f"{bounds.batch_size} × {bounds.parallel_batches}, measured {tuned.measured_at}"
         yield ok("tuned preset", told)
+
+
+def _refused(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Load the code location, and look at the run config of schedules and sensor as Dagster does.
+
+    Without a database Dagster reads no run config; that is told where the database is looked at.
+    """
+    try:
+        if environment.get("RBA_DATABASE_URL"):
+            check_scheduled_runs(settings)
+    except BadSetting as error:
+        yield failed(ABOUT, str(error))
 
 
 def known_variables() -> set[str]:

@@ -267,6 +267,15 @@ def test_a_password_that_is_a_part_of_other_words_hides_none_of_them(
         pytest.param("EMBEDDING_BATCH_SIZE", "0", "configuration", "1 to 2048", id="range"),
         pytest.param("RBA_GRAIN", "week", "configuration", "RBA_GRAIN='week'", id="grain"),
         pytest.param("EMBEDDING_PRESET", "tuned", "configuration", "rba-pipeline tune", id="tuned"),
+        pytest.param(
+            "RBA_SCHEDULED_RUN_CONFIG", "{resources: {embedding: {config: {batch_size: 0}}}}",
+            "configuration", "RBA_SCHEDULED_RUN_CONFIG: Invalid embedding settings: batch_size=0",
+            id="scheduled",
+        ),
+        pytest.param(
+            "RBA_SCHEDULED_RUN_CONFIG", "{resources: {embedding: {config: {preset: tuned}}}}",
+            "configuration", "RBA_SCHEDULED_RUN_CONFIG: preset=tuned: ", id="scheduled-tuned",
+        ),
         pytest.param("RBA_STORE", "/proc/version/s", "record", "cannot be", id="store"),
         pytest.param("RBA_SOURCE", "/absent/folder", "source", "/absent/folder", id="source"),
     ],

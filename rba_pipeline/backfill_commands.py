@@ -13,7 +13,7 @@ from dagster._core.execution.backfill import BulkActionStatus
 
 from rba_pipeline import backfilling, stack
 from rba_pipeline.backfilling import ONLY, Choice
-from rba_pipeline.command_options import ProgressLine, named_keys, partitions_options
+from rba_pipeline.command_options import ProgressLine, named_keys, only_option, partitions_options
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.presets import RANGES, Preset
 from rba_pipeline.dagster_instance import dagster_instance
@@ -44,17 +44,7 @@ def _range(name: str) -> str:
 @click.option("--preset", metavar=f"[{'|'.join(Preset)}]", help="Default: EMBEDDING_PRESET.")
 @click.option("--batch-size", type=_number, metavar="NUMBER", help=_range("batch_size"))
 @click.option("--parallel-batches", type=_number, metavar="NUMBER", help=_range("parallel_batches"))
-@click.option(
-    "--only",
-    type=click.Choice(ONLY),
-    multiple=True,
-    default=["all"],
-    show_default=True,
-    help="missing: nothing of them is searchable; stale: source, chunking or space changed since "
-    "they were published, their record is lost, or a text in quarantine is to be sent again; "
-    "failed: their last run failed or was cancelled. Repeatable: --only missing --only stale is "
-    "all that is not current.",
-)
+@only_option(*ONLY)
 @click.option("--dry-run", is_flag=True, help="Show what the runs would do, and launch nothing.")
 @click.option("--detach", is_flag=True, help="Launch, and do not wait.")
 @click.pass_context
@@ -71,9 +61,10 @@ def backfill(
 ) -> None:
     """Run many partitions as one Dagster backfill, and follow it.
 
-    Dagster's daemon makes the runs (make up has one), four at a time, two of them embedding; the
-    backfill is in the web interface under Backfills. Partitions of which a run is under way are
-    left out. Ctrl-C ends the following, not the backfill.
+    Dagster's daemon makes the runs (make up has one), as many at a time, and as many of them
+    embedding, as dagster.yaml lets in; the backfill is in the web interface under Backfills.
+    Partitions of which a run is under way are left out. Ctrl-C ends the following, not the
+    backfill.
 
     Ends with 0 if every partition is green or there is nothing to do, with 1 if one failed or was
     cancelled, with 130 after Ctrl-C.

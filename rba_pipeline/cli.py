@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from rba_pipeline import results, second_chances, stack
 from rba_pipeline import search as searching
 from rba_pipeline import tune as tuning
 from rba_pipeline.backfill_commands import backfill
-from rba_pipeline.command_options import ProgressLine, named_keys, partitions_options
+from rba_pipeline.command_options import ProgressLine, named_keys, only_option, partitions_options
 from rba_pipeline.core import plan_tables
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.standings import State
@@ -146,17 +146,15 @@ def evaluate(file: Path, corpus: str | None, series: str | None) -> None:
 
 @main.command()
 @partitions_options
-@click.option(
-    "--only",
-    type=click.Choice(["missing", "stale", "all"]),
-    default="all",
-    show_default=True,
-    help="missing: nothing of them is searchable; stale: source, chunking or space changed.",
-)
+@only_option("missing", "stale", "all")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @_corpus_option
 def plan(
-    range_text: str | None, everything: bool, only: str, as_json: bool, corpus: str | None
+    range_text: str | None,
+    everything: bool,
+    only: Sequence[str],
+    as_json: bool,
+    corpus: str | None,
 ) -> None:
     """Show what runs of the partitions would do right now, and how many minutes they would take.
 
@@ -186,7 +184,7 @@ def plan(
     stack.load_environment()
     # Before anything is started for it.
     keys = named_keys(range_text, Settings.read(os.environ))
-    states = tuple(State) if only == "all" else (State(only),)
+    states = tuple(State) if "all" in only else tuple(State(each) for each in only)
     with _opened(corpus, serving=True) as found:
         settings = Settings.read(os.environ)
         made = plan_partitions(settings, found, keys, ProgressLine(), states=states)

@@ -11,6 +11,12 @@ from rba_pipeline.partitions import partitions_by
 from rba_pipeline.settings import Settings
 
 _LOG_EVERY_S = 10.0
+_ONLY = {
+    "missing": "nothing of them is searchable",
+    "stale": "source, chunking or space changed since they were published, their record is lost "
+    "(record), or a text in quarantine is to be sent again (retry)",
+    "failed": "their last run failed or was cancelled",
+}
 
 
 def partitions_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -19,6 +25,19 @@ def partitions_options(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--partitions", "range_text", metavar="KEY[...KEY]", help="Only these, both ends included."
     )(command)
+
+
+def only_option(*choices: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what adds ``--only``, repeatable: partitions to which one of ``choices`` applies."""
+    told = "; ".join(f"{each}: {_ONLY[each]}" for each in choices if each in _ONLY)
+    return click.option(
+        "--only",
+        type=click.Choice(choices),
+        multiple=True,
+        default=["all"],
+        show_default=True,
+        help=f"{told}. Repeatable: --only missing --only stale is all that is not current.",
+    )
 
 
 def named_keys(range_text: str | None, settings: Settings) -> list[str] | None:

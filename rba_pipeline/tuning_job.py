@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from rba_pipeline.assets.reporting import one_message
 from rba_pipeline.core.tuning_plots import name_of, rates_plot
@@ -20,18 +21,29 @@ TUNE = "tune_embedding"
 TUNED_PRESET = "tuned_preset"
 
 
+# Lowest and highest value allowed, and the unit.
+_RANGES: Mapping[str, tuple[float, float, str]] = {
+    "texts": (1, 100_000, "texts"),
+    "seconds_per_setting": (0.1, 600, "seconds"),
+    "wait_s": (0, 86_400, "seconds"),
+}
+
+
+def _field(name: str, default: float, sentence: str) -> Any:
+    low, high, unit = _RANGES[name]
+    told = f"{sentence} {low:,} to {high:,} {unit}."
+    return Field(default=default, ge=low, le=high, description=told)
+
+
 class TuneConfig(dg.Config):
     """How to measure. Dagster itself looks at the ranges only inside the run."""
 
-    texts: int = Field(default=512, ge=1, le=100_000, description="Different texts that are sent.")
-    seconds_per_setting: float = Field(
-        default=5.0, ge=0.1, le=600, description="Seconds that each setting is measured for."
+    texts: int = _field("texts", 512, "How many different texts are sent.")
+    seconds_per_setting: float = _field(
+        "seconds_per_setting", 5.0, "How long each setting is measured."
     )
-    wait_s: float = Field(
-        default=600,
-        ge=0,
-        le=86_400,
-        description="Seconds to wait for a service that works for somebody else.",
+    wait_s: float = _field(
+        "wait_s", 600, "How long to wait for a service that works for somebody else."
     )
 
 
@@ -48,11 +60,20 @@ class _CheckedOp(dg.OpDefinition):
             TuneConfig(**{name: each for name, each in values if not isinstance(each, dict)})
         except ValidationError as error:
             told = "; ".join(
-                f"{each['loc'][0]}={each['input']}: {each['msg']}" for each in error.errors()
+                f"{each['loc'][0]}={each['input']!r}: {_allowed(each)}" for each in error.errors()
             )
             refused = f"Invalid settings of {TUNE}: {told}"
             raise dg.DagsterInvalidConfigError(refused, [], config) from None  # type: ignore[no-untyped-call]
         return super().apply_config_mapping(config)
+
+
+def _allowed(problem: ErrorDetails) -> str:
+    """Return what may stand where pydantic found a problem."""
+    name = str(problem["loc"][0])
+    if name not in _RANGES:
+        return problem["msg"]
+    low, high, unit = _RANGES[name]
+    return f"allowed is {low:,} to {high:,} ({unit})"
 
 
 def tuning_job(

@@ -272,8 +272,9 @@ def test_the_command_prints_a_line_for_each_partition_that_needs_a_run(
     whole = called("plan")
     part = called("plan", "--partitions", "2012-01-01...2013-01-01", "--only", "missing", "--json")
     unchanged = called("plan", "--only", "stale")
+    both = called("plan", "--only", "missing", "--only", "stale", "--json")
 
-    assert [each.exit_code for each in (whole, part, unchanged)] == [0, 0, 0]
+    assert [each.exit_code for each in (whole, part, unchanged, both)] == [0, 0, 0, 0]
     lines = whole.output.splitlines()
     assert [line.split()[:2] for line in lines[2:6]] == [
         ["2011-01-01", "missing"], ["2013-01-01", "missing"], ["2", "needed"], ["1", "current"],
@@ -281,3 +282,6 @@ def test_the_command_prints_a_line_for_each_partition_that_needs_a_run(
     assert max(map(len, lines)) <= 100
     assert [each["partition"] for each in json.loads(part.output)["partitions"]] == ["2013-01-01"]
     assert unchanged.output.splitlines()[2].startswith("0 needed")
+    assert [each["partition"] for each in json.loads(both.output)["partitions"]] == [
+        "2011-01-01", "2013-01-01",
+    ]  # fmt: skip

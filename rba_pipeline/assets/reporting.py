@@ -56,8 +56,8 @@ def one_message(recipe: Recipe, retried: tuple[type[RbaError], ...] = ()) -> Rec
         except RbaError as error:
             if context.has_assets_def:
                 yield from results_of_failure(context.asset_key.to_user_string(), error)
-            # It says what to do; the traces of its causes would only bury it, and so would a
-            # second try: what may pass was mostly waited for, and tried again, before it was raised.
+            # It says what to do; the traces of its causes would only bury it, and so would another
+            # try: mostly, what may pass was waited for, and tried again, before it was raised.
             raise dg.Failure(
                 f"{type(error).__name__}: {error}", allow_retries=isinstance(error, retried)
             ) from None

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -19,10 +20,11 @@ from rba_pipeline.core.presets import RANGES, Preset
 from rba_pipeline.dagster_instance import dagster_instance
 from rba_pipeline.definitions import build_defs, check_run_config
 from rba_pipeline.display import Display
-from rba_pipeline.dry_run import plan_partitions, planner_of
+from rba_pipeline.dry_run import planner_of
 from rba_pipeline.following import Follower, backfill_named, follow
 from rba_pipeline.local_service import addresses_file
-from rba_pipeline.neighbours import Neighbours, neighbours
+from rba_pipeline.neighbours import neighbours
+from rba_pipeline.planning import Planner
 from rba_pipeline.settings import Settings
 
 
@@ -84,10 +86,10 @@ def backfill(
     with _instance() as instance:
         if not dry_run:
             backfilling.require_daemon(instance)
-        with _neighbours(starting=dry_run) as found:
-            choice = _chosen(instance, found, keys, only)
+        with _planner(settings, instance, starting=dry_run) as planner:
+            choice = _chosen(planner, keys, only)
             if choice.keys and dry_run:
-                _show_plan(found, choice, run_config)
+                _show_plan(planner, choice, run_config)
         if choice.keys and not dry_run:
             name = backfilling.launch(instance, choice.keys, run_config)
             click.echo(f"backfill {name} of {len(choice.keys)} partitions{_page(name)}")
@@ -127,27 +129,25 @@ def _instance() -> Iterator[dg.DagsterInstance]:
 
 
 @contextmanager
-def _neighbours(*, starting: bool) -> Iterator[Neighbours]:
-    """Have the neighbours for the block; ``starting``: with a service, where none is running.
+def _planner(
+    settings: Settings, instance: dg.DagsterInstance, *, starting: bool
+) -> Iterator[Planner]:
+    """Have who judges partitions for the block; ``starting``: with a service, where none runs.
 
     Runs use the service that is named: to start another one for who only asks would hide that
     theirs is gone.
     """
     with ExitStack() as running:
         if starting:
-            running.enter_context(stack.service(os.environ.get("EMBEDDING_MODEL")))
-        yield running.enter_context(neighbours(Settings.read(os.environ)))
+            service = running.enter_context(stack.service(os.environ.get("EMBEDDING_MODEL")))
+            settings = replace(settings, api_url=service.url)
+        found = running.enter_context(neighbours(settings))
+        yield planner_of(settings, found, instance)
 
 
-def _chosen(
-    instance: dg.DagsterInstance,
-    found: Neighbours,
-    keys: Sequence[str] | None,
-    only: Sequence[str],
-) -> Choice:
+def _chosen(planner: Planner, keys: Sequence[str] | None, only: Sequence[str]) -> Choice:
     """Return the partitions to run, and say what was left out of those asked for."""
-    planner = planner_of(Settings.read(os.environ), found, instance)
-    choice = backfilling.choose(instance, lambda: planner.standings(keys, ProgressLine()), only)
+    choice = backfilling.choose(planner.instance, lambda: planner.judge(keys, ProgressLine()), only)
     if choice.busy:
         click.echo(f"left out, because a run of them is under way: {', '.join(choice.busy)}")
     if choice.missing and "stale" in only:
@@ -163,8 +163,8 @@ def _chosen(
     return choice
 
 
-def _show_plan(found: Neighbours, choice: Choice, run_config: Mapping[str, Any]) -> None:
-    made = plan_partitions(Settings.read(os.environ), found, choice.keys, ProgressLine())
+def _show_plan(planner: Planner, choice: Choice, run_config: Mapping[str, Any]) -> None:
+    made = planner.plan_of(choice.judged, choice.keys, ProgressLine())
     for key in choice.keys:
         click.echo(f"{key}  {choice.reasons[key]}")
     click.echo(f"\n{plan_tables.as_text(made)}")

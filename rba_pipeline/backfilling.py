@@ -14,6 +14,7 @@ from rba_pipeline.core.backfill_progress import duration
 from rba_pipeline.core.errors import RbaError
 from rba_pipeline.core.standings import Standing, State
 from rba_pipeline.following import SILENT_S, START_A_DAEMON, silence_s
+from rba_pipeline.planning import Judged
 
 ALL, FAILED = "all", "failed"
 ONLY = (State.MISSING.value, State.STALE.value, FAILED, ALL)
@@ -28,12 +29,14 @@ class Choice:
         reasons: By partition, for people.
         busy: Asked for, but left out: something is about to run them, or does.
         missing: Not asked for, and without anything searchable: for who asks for stale ones only.
+        judged: What it was chosen of.
     """
 
     keys: list[str]
     reasons: Mapping[str, str]
     busy: list[str]
     missing: list[str]
+    judged: Judged
 
 
 def embedding_config(**values: object) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def require_daemon(instance: dg.DagsterInstance, because: str = "and it makes th
 
 def choose(
     instance: dg.DagsterInstance,
-    judge: Callable[[], Sequence[Standing]],
+    judge: Callable[[], Judged],
     only: Collection[str],
 ) -> Choice:
     """Return which of the partitions a backfill should run.
@@ -71,7 +74,8 @@ def choose(
     """
     # First: of a run that ends meanwhile, this or what it has published is seen.
     busy = under_way(instance)
-    standings = judge()
+    judged = judge()
+    standings = judged.standings
     keys = [each.key for each in standings]
     ends = bad_ends(instance, keys) if FAILED in only else {}
     reasons = {
@@ -88,6 +92,7 @@ def choose(
             for each in standings
             if each.state is State.MISSING and each.key not in reasons
         ],
+        judged=judged,
     )
 
 

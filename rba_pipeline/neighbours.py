@@ -1,6 +1,5 @@
 """The resources of one installation, opened for a command that runs outside of Dagster."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -38,9 +37,9 @@ def neighbours(settings: Settings) -> Iterator[Neighbours]:
     Raises:
         BadSetting: The environment names no database.
     """
-    if not os.environ.get("RBA_DATABASE_URL"):
-        raise BadSetting("RBA_DATABASE_URL is not set: run in the project's folder, or set it")
     found = made_of(settings)
+    if not found.vector_store.database_url:
+        raise BadSetting("RBA_DATABASE_URL is not set: run in the project's folder, or set it")
     with found.embedding.open(), found.vector_store.open():
         yield found
 

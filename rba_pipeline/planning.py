@@ -51,6 +51,21 @@ def _unseen(what: str, done: int, total: int) -> None:
     """Say nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How partitions stand, and what a plan of any of them is made with.
+
+    Attributes:
+        standings: In order of their keys.
+        parsed: Files that were new or changed.
+    """
+
+    standings: Sequence[Standing]
+    counting: Counting
+    info: ServiceInfo
+    parsed: int
+
+
 @dataclass(frozen=True)
 class Planner:
     """Makes plans for one corpus out of the neighbours that runs would have.
@@ -88,25 +103,11 @@ class Planner:
             EmbeddingError: The service does not say which model it runs.
             SourceUnavailable, DatabaseError: As a run would.
         """
-        info = self.embedding.handshake()
-        catalogue, parsed = self._refreshed(on_progress)
-        counting = self._counting(catalogue, info)
-        stand = [
-            each for each in self._standings(catalogue, counting, keys) if each.state in states
-        ]
-        work = self._counted(stand, counting, on_progress)
-        costs = self._costs(stand, work, counting, info)
-        plan = Plan(
-            tuple(self._predicted(each, work[each.key], counting, costs) for each in stand),
-            parsed,
-            costs,
-        )
-        self._keep(plan)
-        return plan
+        judged = self.judge(keys, on_progress)
+        wanted = [each.key for each in judged.standings if each.state in states]
+        return self.plan_of(judged, wanted, on_progress)
 
-    def standings(
-        self, keys: Collection[str] | None = None, on_progress: Progress = _unseen
-    ) -> list[Standing]:
+    def judge(self, keys: Collection[str] | None = None, on_progress: Progress = _unseen) -> Judged:
         """Return how these partitions stand, or all that hold a document in source or database.
 
         The catalogue is refreshed for it.
@@ -115,8 +116,24 @@ class Planner:
             EmbeddingError, SourceUnavailable, DatabaseError: As ``plan``.
         """
         info = self.embedding.handshake()
-        catalogue, _ = self._refreshed(on_progress)
-        return self._standings(catalogue, self._counting(catalogue, info), keys)
+        catalogue, parsed = self._refreshed(on_progress)
+        counting = self._counting(catalogue, info)
+        return Judged(self._standings(catalogue, counting, keys), counting, info, parsed)
+
+    def plan_of(
+        self, judged: Judged, keys: Collection[str], on_progress: Progress = _unseen
+    ) -> Plan:
+        """Return the plan of some of the partitions that were judged just now."""
+        stand = [each for each in judged.standings if each.key in keys]
+        work = self._counted(stand, judged.counting, on_progress)
+        costs = self._costs(stand, work, judged.counting, judged.info)
+        plan = Plan(
+            tuple(self._predicted(each, work[each.key], judged.counting, costs) for each in stand),
+            judged.parsed,
+            costs,
+        )
+        self._keep(plan)
+        return plan
 
     def _refreshed(self, on_progress: Progress) -> tuple[Catalogue, int]:
         day = today()

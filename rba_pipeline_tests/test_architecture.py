@@ -112,8 +112,8 @@ HOMES: dict[str, set[str]] = {
 }  # fmt: skip
 
 MAY_READ_ENVIRONMENT = {
-    "rba_pipeline.definitions", "rba_pipeline.cli", "rba_pipeline.neighbours",
-    "rba_pipeline.backfill_commands", "rba_pipeline.dagster_instance",
+    "rba_pipeline.definitions", "rba_pipeline.cli", "rba_pipeline.backfill_commands",
+    "rba_pipeline.dagster_instance",
     "embedding_service.settings", "embedding_service.__main__",
     # They make the environment of the processes that they start.
     "embedding_service.backend.preparation", "rba_pipeline.resources.parser_process",

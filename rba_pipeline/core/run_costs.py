@@ -20,6 +20,9 @@ class Way(StrEnum):
 # Where there are no earlier runs: measured on two cores.
 _USUAL_RUN_S = {Way.PROCESSES: 20.0, Way.ONE_PROCESS: 1.3}
 _USUAL_CHUNK_S = 0.0005
+# Runs whose numbers of chunks lie so far apart say as much of a chunk as the usual figure does.
+# Few chunks say nothing: what else differed between their runs would pass for the cost of a chunk.
+_TELLING_CHUNKS = 1000
 # Within it the next run was launched because the one before had ended.
 _LONGEST_GAP_S = 10.0
 # Seconds of embedding after which older runs say nothing new of the speed.
@@ -141,7 +144,7 @@ def run_costs(
         rate: Tokens per second, and its ``origin``.
     """
     chunk_s = _chunk_s(runs)
-    own = [max(0.0, run.work_s - run.cut_s - run.added * chunk_s) for run in runs if run.way is way]
+    own = [_rest_s(run, chunk_s) for run in runs if run.way is way]
     return RunCosts(
         way=way,
         beside=beside,
@@ -190,12 +193,20 @@ def _between_s(runs: Sequence[OwnCost], way: Way) -> float:
     return median(close) if close else 0.0
 
 
+def _rest_s(run: OwnCost, chunk_s: float) -> float:
+    """Return what ``run`` worked at besides cutting, and publishing at ``chunk_s`` a chunk."""
+    # A step that was faster than usual takes nothing from the others.
+    return max(0.0, run.work_s - run.cut_s - min(run.publish_s, run.added * chunk_s))
+
+
 def _chunk_s(runs: Sequence[OwnCost]) -> float:
-    """Return the slope of the line through what publishing took, at least 0."""
-    added = [float(run.added) for run in runs]
-    if len(set(added)) < 2:
+    """Return the slope of the line through what publishing took, at least 0: the nearer to the
+    usual one, the less the runs differ in what they added.
+    """
+    if not runs:
         return _USUAL_CHUNK_S
-    middle, middle_s = fmean(added), fmean(run.publish_s for run in runs)
-    spread = sum((each - middle) ** 2 for each in added)
+    middle, middle_s = fmean(run.added for run in runs), fmean(run.publish_s for run in runs)
+    apart = sum((run.added - middle) ** 2 for run in runs)
     together = sum((run.added - middle) * (run.publish_s - middle_s) for run in runs)
-    return max(0.0, together / spread)
+    usual = _TELLING_CHUNKS**2
+    return max(0.0, (together + _USUAL_CHUNK_S * usual) / (apart + usual))

@@ -48,16 +48,40 @@ def costs_of(*runs: OwnCost, way: Way = Way.PROCESSES) -> RunCosts:
 
 def test_a_run_itself_is_what_is_left_of_earlier_ones_launched_alike() -> None:
     odd = past(99.0)
-    busy = past(70.0, stream_s=50.0, publish_s=4.5, added=8)
+    busy = past(70.0, stream_s=50.0, publish_s=4.5, added=4000)
     other = past(2.0, way=Way.ONE_PROCESS)
 
     costs = costs_of(odd, busy, past(11.0), other)
 
-    # A chunk costs 0.5 s: the line through (0, 0.5) and (8, 4.5).
-    assert costs.chunk_s == pytest.approx(0.5)
-    assert costs.run_s == pytest.approx(70 - 1 - 50 - 4)
+    # A chunk costs 1 ms: the line through (0, 0.5) and (4000, 4.5).
+    assert costs.chunk_s == pytest.approx(0.001, rel=0.05)
+    assert costs.run_s == pytest.approx(70 - 1 - 50 - 4, rel=0.02)
     assert costs.run_from == "median of 3 earlier runs"
     assert costs_of(odd, other, way=Way.ONE_PROCESS).run_s == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("publish_s", [(0.40, 0.47, 0.54), (0.54, 0.47, 0.40), (0.1, 9.0, 0.1)])
+def test_runs_that_added_few_chunks_say_nothing_of_the_cost_of_one(
+    publish_s: tuple[float, ...],
+) -> None:
+    runs = [past(publish_s=each, added=8 + n) for n, each in enumerate(publish_s)]
+
+    costs = costs_of(*runs)
+
+    # A line through them would have 3,064 chunks take 214 s, or nothing.
+    (few, many) = (costs.load(cut_s=0.0, tokens=0, added=added) for added in (0, 3064))
+    assert few is not None
+    assert many is not None
+    assert many.work_s - few.work_s == pytest.approx(3064 * 0.0005, rel=0.01)
+    assert costs.run_s == pytest.approx(9.0, rel=0.01)
+
+
+def test_publishing_faster_than_usual_does_not_make_a_run_cost_nothing() -> None:
+    fast = past(1.5, publish_s=0.2, added=3000, way=Way.ONE_PROCESS)
+
+    costs = costs_of(fast, way=Way.ONE_PROCESS)
+
+    assert costs.run_s == pytest.approx(1.5 - 1 - 0.2)
 
 
 def test_a_run_that_was_slowed_down_is_learnt_from_as_if_it_were_alone() -> None:

@@ -1,10 +1,11 @@
 """The minutes that a plan predicts against those that its runs take.
 
 On an empty store (half of the partitions, with a service that has not worked yet and without any
-earlier run), on the half-filled store that follows, and on the unchanged one after that. Every
-round has a service, a database, a store and a Dagster of its own. That each run embeds, reuses,
-adds and deletes what was planned is checked as well. The runs follow each other in one process, or
-are backfills of Dagster's daemon, side by side (``--backfill``).
+earlier run), on the half-filled store that follows, and on the unchanged one after that. That each
+run reports what was planned of documents, chunks, texts and tokens is checked as well. Runs are
+launched in both ways: by backfills of Dagster's daemon, side by side, which is what
+`rba-pipeline plan` predicts, and one after the other in one process, as `make demo` does. Every
+round has a service, a database, a store and a Dagster of its own for each way.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import command_line
@@ -25,80 +27,115 @@ from benchmarks.sides import Model, command
 from rba_pipeline.core.run_costs import Way
 from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline.settings import SAMPLE_CORPUS
+from rba_pipeline.stack import stopping_on_signals
 
 MOST_ERROR = 0.30
 _STATES = ("empty", "half-filled", "unchanged")
+_WAYS = {"backfill": Way.PROCESSES, "one-process": Way.ONE_PROCESS}
+_HEADINGS = ("runs, store", "texts", "predicted, s", "real, s", "ratio")
 _ROUND_S = 3600
+_STOP_S = 60
 _DAGSTER_YAML = Path(__file__).parents[1] / "dagster.yaml"
 
+# By the state of the store.
 Figures = Mapping[str, Mapping[str, float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table, and return 0 if every prediction is near enough, else 1."""
+    """Measure, print the table, and return 0 if every prediction is near enough, 130 after Ctrl-C
+    or SIGTERM, else 1.
+    """
     asked = _parser().parse_args(arguments)
     (model,) = command_line.models(asked)
-    rounds: list[Figures] = []
-    for number in range(asked.rounds):
-        progress(f"round {number + 1} of {asked.rounds}")
-        rounds.append(measured(model, asked))
-    rows, goals = [], []
-    for state in _STATES:
-        predicted, real, texts = (
-            [each[state][name] for each in rounds] for name in ("predicted_s", "real_s", "embedded")
-        )
-        ratio = Spread.of_ratios(predicted, real)
-        rows.append(
-            [state, f"{texts[0]:,}", str(Spread.of(predicted)), str(Spread.of(real)), ratio]
-        )
-        goals.append(
-            Goal(f"{state}: error of the median", abs(ratio.middle - 1), MOST_ERROR, at_most=True)
-        )
-    print(table(["store", "texts", "predicted, s", "real, s", "ratio"], rows))
+    found: dict[str, list[Figures]] = {way: [] for way in asked.ways}
+    try:
+        with stopping_on_signals():
+            for number in range(asked.rounds):
+                for way in asked.ways:
+                    progress(f"{way}: round {number + 1} of {asked.rounds}")
+                    found[way].append(measured(model, asked, _WAYS[way]))
+    except KeyboardInterrupt:
+        progress("stopped, with everything that was started")
+        return 130
+    lines = [(way, state, rounds) for way, rounds in found.items() for state in _STATES]
+    goals = [_goal(*line) for line in lines]
+    print(table(_HEADINGS, [_row(*line) for line in lines]))
     print(f"\n{goals_table(goals)}")
-    write_json(asked.out, "plan", {"rounds": rounds}, goals)
+    write_json(asked.out, "plan", {"ways": found}, goals)
     progress(f"figures: {asked.out}")
     return exit_code(goals)
 
 
-def measured(model: Model, asked: argparse.Namespace) -> Figures:
-    """Return what one round found, by the state of the store."""
+def measured(model: Model, asked: argparse.Namespace, way: Way) -> Figures:
+    """Return what one round found where runs are launched in this way."""
     serving = command(asked.precision, model, device=asked.device, cache=asked.cache)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with ExitStack() as stopping:
+        folder = Path(stopping.enter_context(tempfile.TemporaryDirectory()))
         home = folder / "dagster"
         home.mkdir()
         shutil.copy(_DAGSTER_YAML, home)
         server = EmbeddedPostgres(folder / "postgres", port=0, password=secrets.token_hex(8))
-        with server, ServerProcess(serving) as service:
-            environment = {
-                "DAGSTER_HOME": str(home),
-                "DAGSTER_POSTGRES_URL": server.url("dagster"),
-                "EMBEDDING_API_URL": service.url,
-                "RBA_DATABASE_URL": server.url("rba"),
-                "RBA_SOURCE": str(asked.corpus.absolute()),
-                "RBA_STORE": str(folder / "store"),
-            }
-            way = Way.PROCESSES if asked.backfill else Way.ONE_PROCESS
-            found = _run(environment, str(asked.partitions), way.name)
-        server.remove()
-    return found
+        # The data may lie elsewhere: for root the folder is a link.
+        stopping.callback(server.remove)
+        stopping.enter_context(server)
+        service = stopping.enter_context(ServerProcess(serving))
+        environment = {
+            "DAGSTER_HOME": str(home),
+            "DAGSTER_POSTGRES_URL": server.url("dagster"),
+            "EMBEDDING_API_URL": service.url,
+            "RBA_DATABASE_URL": server.url("rba"),
+            "RBA_SOURCE": str(asked.corpus.absolute()),
+            "RBA_STORE": str(folder / "store"),
+        }
+        return _run(environment, str(asked.partitions), way.name)
 
 
 def _run(environment: dict[str, str], *arguments: str) -> Figures:
     names = ("RBA_", "EMBEDDING_", "DAGSTER_")
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(names)}
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.plan_run", *arguments],
         env=inherited | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=_ROUND_S,
-        check=True,
     )
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
+    with process:
+        try:
+            printed, _ = process.communicate(timeout=_ROUND_S)
+        except BaseException:
+            # Not killed at once: it has processes of Dagster to stop.
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            finally:
+                process.kill()
+            raise
+    if process.returncode:
+        raise RuntimeError(f"a round ended with status {process.returncode}; see above")
+    found: Figures = json.loads(printed.splitlines()[-1])
     return found
+
+
+def _row(way: str, state: str, rounds: Sequence[Figures]) -> list[str]:
+    predicted, real = _seconds(state, rounds)
+    return [
+        f"{way}, {state}",
+        f"{rounds[0][state]['embedded']:,}",
+        str(Spread.of(predicted)),
+        str(Spread.of(real)),
+        str(Spread.of_ratios(predicted, real)),
+    ]
+
+
+def _goal(way: str, state: str, rounds: Sequence[Figures]) -> Goal:
+    error = abs(Spread.of_ratios(*_seconds(state, rounds)).middle - 1)
+    return Goal(f"{way}, {state}: error of the median", error, MOST_ERROR, at_most=True)
+
+
+def _seconds(state: str, rounds: Sequence[Figures]) -> tuple[list[float], list[float]]:
+    predicted, real = ([each[state][name] for each in rounds] for name in ("predicted_s", "real_s"))
+    return predicted, real
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,9 +154,12 @@ def _parser() -> argparse.ArgumentParser:
         "--partitions", type=int, default=0, metavar="N", help="so many of them; default all"
     )
     parser.add_argument(
-        "--backfill",
-        action="store_true",
-        help="have Dagster's daemon run them side by side; else one after the other in one process",
+        "--way",
+        dest="ways",
+        nargs=1,
+        choices=tuple(_WAYS),
+        default=list(_WAYS),
+        help="launch runs in this way only; default in both",
     )
     parser.add_argument("--precision", type=command_line.precision, default="fp32")
     parser.set_defaults(model=["minilm"])

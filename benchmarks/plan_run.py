@@ -19,6 +19,7 @@ import dagster as dg
 from dagster import RunsFilter
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARTITION_NAME_TAG
 
+from benchmarks.plan_counts import planned, reported
 from benchmarks.reports import progress
 from rba_pipeline import processes
 from rba_pipeline.backfilling import launch
@@ -31,6 +32,7 @@ from rba_pipeline.neighbours import neighbours
 from rba_pipeline.processes import Component
 from rba_pipeline.run_outcomes import failure_of, metadata_of
 from rba_pipeline.settings import Settings
+from rba_pipeline.stack import stopping_on_signals
 
 _WORKSPACE = Path(__file__).parents[1] / "workspace.yaml"
 _LOOK_EVERY_S = 1.0
@@ -136,12 +138,15 @@ def _check(plan: Plan, results: Sequence[PartitionResult]) -> None:
     for each, result in zip(plan.partitions, results, strict=True):
         if result.failure:
             raise RuntimeError(f"{result.key}: {result.failure}")
-        made, published = result.metadata["embeddings"], result.metadata["vectors"]
-        said = (each.work.embed, each.work.reuse, each.work.add, each.work.delete)
-        done = (made["embedded"], made["reused"], published["inserted"], published["deleted"])
+        said, done = planned(each), reported(result)
         if said != done:
-            raise RuntimeError(f"{each.key}: planned were {said}, done was {done}")
+            raise RuntimeError(f"planned was {said}, done was {done}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # Dagster's processes are stopped before this one ends.
+    try:
+        with stopping_on_signals():
+            sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,9 +1,14 @@
 """Each benchmark runs, at a size at which its figures mean nothing."""
 
 import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks import engine, gpu, memory, operations, pace, plan, scale, service, start, tune
@@ -63,11 +68,54 @@ def test_a_plan_is_held_against_runs_over_three_states_of_a_store(cache: Path) -
 
     plan.main(["--partitions=2", "--rounds=1", f"--cache={cache}", f"--out={out}"])
 
-    (found,) = json.loads(out.read_text())["rounds"]
-    assert [found[state]["embedded"] > 0 for state in ("empty", "half-filled", "unchanged")] == [
-        True, True, False,
+    ways = json.loads(out.read_text())["ways"]
+    assert ways.keys() == {"backfill", "one-process"}
+    for (found,) in ways.values():
+        assert {state: each["embedded"] > 0 for state, each in found.items()} == {
+            "empty": True, "half-filled": True, "unchanged": False,
+        }  # fmt: skip
+        assert all(each["predicted_s"] > 0 and each["real_s"] > 0 for each in found.values())
+
+
+def started_with(folder: Path) -> list[psutil.Process]:
+    """Return the processes whose temporary files lie in ``folder``."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(folder):
+                found.append(process)
+    return found
+
+
+@pytest.mark.model
+@pytest.mark.long
+@pytest.mark.postgres
+def test_a_plan_that_is_ended_leaves_no_process_and_no_file(cache: Path) -> None:
+    folder = cache / "temporary"
+    folder.mkdir()
+    command = [
+        sys.executable, "-m", "benchmarks.plan", "--way=backfill", "--partitions=2", "--rounds=1",
+        f"--cache={cache}", f"--out={cache / 'out.json'}",
     ]  # fmt: skip
-    assert all(each["predicted_s"] > 0 and each["real_s"] > 0 for each in found.values())
+    environment = os.environ | {"TMPDIR": str(folder)}
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        # The daemon has run the first backfill, and is given the next one.
+        said = next((line for line in process.stderr if line.startswith("empty: ")), "")
+        running = started_with(folder)
+        process.terminate()
+        process.communicate(timeout=60)
+    left = started_with(folder)
+    for each in left:
+        each.kill()
+
+    assert said
+    # Benchmark, service, database, code server, daemon.
+    assert len(running) > 5
+    assert left == []
+    assert process.returncode == 130
+    assert list(folder.glob("tmp*")) == []
 
 
 @pytest.mark.model
@@ -116,7 +164,7 @@ def test_a_pass_is_profiled_by_kind_of_operation(
 
 
 @pytest.mark.parametrize(
-    "module", [service, engine, operations, memory, start, gpu, pace, scale, tune]
+    "module", [service, engine, operations, memory, start, gpu, pace, plan, scale, tune]
 )
 def test_every_benchmark_says_what_it_does(
     module: object, capsys: pytest.CaptureFixture[str]

@@ -172,6 +172,8 @@ def _show_plan(planner: Planner, choice: Choice, run_config: Mapping[str, Any]) 
         f"a backfill would run these {len(choice.keys)} partitions with the run config "
         f"{json.dumps(run_config)}; nothing was launched"
     )
+    if run_config:
+        click.echo("the minutes do not depend on this run config: they follow from the speed above")
     if made.unneeded:
         click.echo(f"{len(made.unneeded)} of them are current: nothing would change in those")
 

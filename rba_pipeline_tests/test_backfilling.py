@@ -254,8 +254,9 @@ def test_a_dry_run_shows_the_plan_and_launches_nothing(
     assert "minutes" in asked.output
     assert (
         'these 3 partitions with the run config {"resources": {"embedding": {"config": '
-        '{"preset": "gpu"}}}}; nothing was launched' in asked.output
-    )
+        '{"preset": "gpu"}}}}; nothing was launched\n'
+        "the minutes do not depend on this run config: they follow from the speed above\n"
+    ) in asked.output
     assert instance.get_backfills() == []
     assert list(instance.get_runs()) == []
 

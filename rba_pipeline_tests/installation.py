@@ -75,15 +75,17 @@ class Installation:
 
     def launch(self, key: str, config: dict[str, Any] | None = None) -> "subprocess.Popen[str]":
         """Start ``dagster asset materialize`` for one partition, in a process group of its own."""
-        command = [
-            str(Path(sys.executable).with_name("dagster")), "asset", "materialize",
-            "--select", "*", "--partition", key, "-m", "rba_pipeline.definitions",
-        ]  # fmt: skip
+        words = ["asset", "materialize", "--select", "*", "--partition", key,
+                 "-m", "rba_pipeline.definitions"]  # fmt: skip
         if config is not None:
             run_config = {"resources": {"embedding": {"config": config}}}
-            command += ["--config-json", json.dumps(run_config)]
+            words += ["--config-json", json.dumps(run_config)]
+        return self.start_dagster(*words)
+
+    def start_dagster(self, *words: str) -> "subprocess.Popen[str]":
+        """Start the command ``dagster``, in a process group of its own."""
         return subprocess.Popen(
-            command,
+            [str(Path(sys.executable).with_name("dagster")), *words],
             cwd=self.folder,
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,

@@ -64,16 +64,6 @@ with os.fdopen(given.ready_fd, "w") as pipe:
 server.serve_forever()
 """
 
-UP = """
-import sys
-from rba_pipeline import stack
-from rba_pipeline.core.errors import RbaError
-try:
-    stack.up(sys.argv[1] if len(sys.argv) > 1 else None)
-except RbaError as error:
-    sys.exit(f"error: {error}")
-"""
-
 
 def make_project(root: Path) -> Path:
     """Write a project into ``root``; its own ``embedding_service`` is found before the real one."""
@@ -163,12 +153,12 @@ def wait_for_none_of(root: Path, deadline_s: float) -> dict[int, str]:
 
 
 class Up:
-    """``up`` as a process; leaving the block kills whatever a test left of it."""
+    """``rba-pipeline up`` as a process; leaving the block kills whatever a test left of it."""
 
     def __init__(self, root: Path, *arguments: str, **extra: str) -> None:
         self._root = root
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-c", UP, *arguments],
+            [sys.executable, "-u", "-m", "rba_pipeline.cli", "up", *arguments],
             cwd=root,
             env=clean_environment(root, extra),
             stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rba_pipeline.settings import SAMPLE_CORPUS
 from rba_pipeline_tests.installation import ROOT
 
 pytestmark = [pytest.mark.postgres, pytest.mark.model, pytest.mark.slow]
@@ -76,7 +77,7 @@ def test_the_first_hit_answers_the_search(first: str, query: str, title: str) ->
 
 
 def test_a_second_demo_parses_and_embeds_nothing(project: Path, first: str) -> None:
-    again = run(project, "demo")
+    again = run(project, "demo", "--source", str(SAMPLE_CORPUS))
 
     assert "15, 0 of them parsed now" in again
     assert f"0 embedded in 0 requests, {figure('chunks', first)} reused" in again

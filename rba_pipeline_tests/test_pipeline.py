@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from rba_pipeline_tests.documented import named
 from rba_pipeline_tests.installation import RUN_S, Installation, failures, total
 from rba_pipeline_tests.oracle_service import OracleService, Reply, oracle_vector
 
@@ -369,27 +370,31 @@ class TestCommandLine:
     def test_values_of_the_run_config_are_in_force_and_in_the_metadata(
         self, installation: Installation, oracle: OracleService
     ) -> None:
-        self._prepare(installation)
-        everyone_is_here = threading.Barrier(3)
+        [words] = named("dagster", "asset", "materialize")
+        run_config = json.loads(words[words.index("--config-json") + 1])
+        asked = run_config["resources"]["embedding"]["config"]
+        size, parallel = asked["batch_size"], asked["parallel_batches"]
+        day = f"5 May {words[words.index('--partition') + 1][:4]}"
+        self._prepare(installation, count=6 * size, day=day)
+        everyone_is_here = threading.Barrier(parallel)
 
         def meet(number: int, texts: list[str]) -> None:
-            # Only when three requests are open at once does any of the first three go on.
-            if number < 3:
+            # Only when all requests are open at once does any of the first ones go on.
+            if number < parallel:
                 everyone_is_here.wait(30)
 
         oracle.script = meet
-        run = installation.launch("2011-01-01", {"batch_size": 5, "parallel_batches": 3})
+        run = installation.start_dagster(*words)
         output, _ = run.communicate(timeout=RUN_S)
 
         assert run.returncode == 0, output
         effective = self._metadata(installation, "embeddings")["effective_configuration"]
-        assert effective["batch_size"] == 5
-        assert effective["parallel_batches"] == 3
+        assert asked.items() <= effective.items()
         # The last batch has what is left, but need not be the last to arrive.
-        assert sorted((len(texts) for texts in oracle.sent), reverse=True)[:-1] == [5] * (
+        assert sorted((len(texts) for texts in oracle.sent), reverse=True)[:-1] == [size] * (
             len(oracle.sent) - 1
         )
-        assert oracle.peak_in_flight == 3
+        assert oracle.peak_in_flight == parallel
 
     @pytest.mark.case("O10")
     @pytest.mark.parametrize(
@@ -465,11 +470,13 @@ class TestCommandLine:
         assert "make up" in output
         assert installation.rows() == {}
 
-    def _prepare(self, installation: Installation, count: int = 30) -> None:
+    def _prepare(
+        self, installation: Installation, count: int = 30, day: str = "5 May 2011"
+    ) -> None:
         installation.environment |= {"RBA_CHUNK_TOKENS": "64", "RBA_CHUNK_OVERLAP": "16"}
         for name in ("A", "B"):
             text = paragraphs(ord(name), count)
-            installation.add(f"{name}.html", title=name, day="5 May 2011", paragraphs=text)
+            installation.add(f"{name}.html", title=name, day=day, paragraphs=text)
         with installation.neighbours() as found:
             found.vector_store.migrate()
 

@@ -150,6 +150,33 @@ def test_partitions_of_several_sizes_are_stored_whole_and_measured(tmp_path: Pat
 
 
 @pytest.mark.model
+@pytest.mark.long
+def test_the_engine_is_held_against_the_machine(cache: Path) -> None:
+    out = cache / "out.json"
+    chosen = ["--model=minilm", "--precisions=fp32", "--rounds=1", "--texts=4", "--setting=2x2"]
+
+    engine.main([*chosen, f"--cache={cache}", f"--out={out}"])
+
+    [found] = json.loads(out.read_text())["rooflines"]["minilm"]
+    [measured] = found["rounds"]
+    assert min(measured["peak"], measured["loop_s"], measured["http_s"]) > 0
+
+
+@pytest.mark.model
+@pytest.mark.long
+def test_starts_are_timed_with_and_without_their_imports(cache: Path) -> None:
+    out = cache / "out.json"
+    chosen = ["--model=minilm", "--precisions=fp32", "--rounds=1"]
+
+    start.main([*chosen, f"--cache={cache}", f"--out={out}"])
+
+    [found] = json.loads(out.read_text())["starts"]
+    [measured] = found["starts"]
+    assert 0 < measured["imports_s"] < measured["timed_ready_s"]
+    assert measured["ready_s"] > 0
+
+
+@pytest.mark.model
 def test_a_pass_is_profiled_by_kind_of_operation(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from rba_pipeline_tests.installation import ROOT
 from rba_pipeline_tests.service_process import ServiceProcess
 
 FAKE = "rba_pipeline_tests.service.fake_service"
@@ -52,11 +53,11 @@ def minilm() -> Iterator[ServiceProcess]:
 def nomic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of nomic's shape, made by the script that makes the full one."""
     folder = tmp_path_factory.mktemp("models") / "tiny-nomic"
-    script = Path(__file__).parents[2] / "benchmarks" / "nomic_shaped_model.py"
     size = ["--layers", "2", "--width", "128"]
     subprocess.run(
-        [sys.executable, str(script), "--out", str(folder), *size], check=True, timeout=100
-    )
+        [sys.executable, "-m", "benchmarks.nomic_shaped_model", "--out", str(folder), *size],
+        cwd=ROOT, check=True, timeout=100,
+    )  # fmt: skip
     return folder
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from embedding_service.backend.openvino import capabilities
+from rba_pipeline_tests.installation import ROOT
 
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -20,11 +21,11 @@ pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(300)]
 def smallest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers, one head: a pass takes a few milliseconds."""
     folder = tmp_path_factory.mktemp("models") / "smallest-nomic"
-    script = Path(__file__).parents[2] / "benchmarks" / "nomic_shaped_model.py"
     size = ["--layers", "2", "--width", "64"]
     subprocess.run(
-        [sys.executable, str(script), "--out", str(folder), *size], check=True, timeout=100
-    )
+        [sys.executable, "-m", "benchmarks.nomic_shaped_model", "--out", str(folder), *size],
+        cwd=ROOT, check=True, timeout=100,
+    )  # fmt: skip
     return folder
 
 

@@ -36,10 +36,17 @@ resources:
       batch_size: 3
       parallel_batches: 1
 """
-# Of a canvas: whether anything is drawn on it.
+# Of a canvas: whether something is drawn on it in a colour, over some width: axes, grid and labels
+# are grey.
 HAS_A_LINE = """canvas => {
-  const points = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  return new Set(new Uint32Array(points.buffer)).size > 2;
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const columns = new Set();
+  for (let at = 0; at < pixels.length; at += 4) {
+    const [red, green, blue, opaque] = pixels.subarray(at, at + 4);
+    const colour = Math.max(red, green, blue) - Math.min(red, green, blue);
+    if (opaque > 200 && colour > 100) columns.add((at / 4) % canvas.width);
+  }
+  return columns.size > 10;
 }"""
 
 
@@ -106,7 +113,7 @@ def test_a_backfill_runs_each_partition_with_its_configuration(web: WebInterface
         expect(web.page.get_by_text(figure, exact=True)).to_be_visible()
     plots = web.page.locator("canvas")
     expect(plots.first).to_be_visible()
-    assert plots.first.evaluate(HAS_A_LINE)
+    web.page.wait_for_function(HAS_A_LINE, arg=plots.first.element_handle())
     web.page.get_by_text("Metadata", exact=True).evaluate("title => title.scrollIntoView()")
     web.keep("backfilled")
 

@@ -4,7 +4,9 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -15,13 +17,19 @@ import psutil
 import psycopg
 import requests
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
-from dagster._core.scheduler.instigation import InstigatorTick
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorTick,
+    ScheduleInstigatorData,
+)
+from dagster._utils.schedules import reverse_cron_string_iterator
 from psycopg import sql
 
 from rba_pipeline import processes
 from rba_pipeline.dagster_servers import DagsterServers, wait_for_daemon, wait_for_webserver
 from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.partitions import TIME_ZONE
 from rba_pipeline.processes import Component
 from rba_pipeline.resources.ports import LOOPBACK, free_port
 from rba_pipeline.resources.postgres import EmbeddedPostgres
@@ -49,12 +57,6 @@ mutation ($list: [ExecutionParams!]!) { launchMultipleRuns(executionParamsList: 
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
     ... on RunConfigValidationInvalid { errors { message } } } } ... on PythonError { message } } }
 """
-_TEST_SCHEDULE = """
-mutation ($selector: ScheduleSelector!, $at: Float!) {
-  scheduleDryRun(selectorData: $selector, timestamp: $at) { __typename
-    ... on PythonError { message } ... on DryRunInstigationTick { evaluationResult {
-      runRequests { runConfigYaml tags { key value } } error { message } } } } }
-"""
 _TERMINATE = """
 mutation ($run: String!) { terminateRun(runId: $run) { __typename } }
 """
@@ -62,6 +64,11 @@ _SWITCH = """
 mutation ($sensor: SensorSelector!, $on: Boolean!) {
   startSensor(sensorSelector: $sensor) @include(if: $on) { __typename }
   resetSensor(sensorSelector: $sensor) @skip(if: $on) { __typename } }
+"""
+_SWITCH_SCHEDULE = """
+mutation ($schedule: ScheduleSelector!, $on: Boolean!) {
+  startSchedule(scheduleSelector: $schedule) @include(if: $on) { __typename }
+  resetSchedule(scheduleSelector: $schedule) @skip(if: $on) { __typename } }
 """
 
 
@@ -130,20 +137,6 @@ class LiveDagster:
         selector = {"pipelineName": "__ASSET_JOB", "assetSelection": selection}
         return _first_run_id(self._ask(_LAUNCH_SEVERAL, list=[_params(selector, key, config)]))
 
-    def launch_scheduled(self, name: str, job: str, at: datetime) -> None:
-        """Launch what a schedule asks for at that time, as the button "Test schedule" does."""
-        asked = self._ask(
-            _TEST_SCHEDULE, selector={**_LOCATION, "scheduleName": name}, at=at.timestamp()
-        )
-        for request in asked["scheduleDryRun"]["evaluationResult"]["runRequests"]:
-            params = {
-                "selector": {**_LOCATION, "pipelineName": job},
-                "runConfigData": request["runConfigYaml"],
-                "mode": "default",
-                "executionMetadata": {"tags": request["tags"]},
-            }
-            _first_run_id(self._ask(_LAUNCH_SEVERAL, list=[params]))
-
     def backfill(self, keys: Sequence[str], config: dict[str, Any] = IN_ONE_PROCESS) -> str:
         """Begin a backfill of the whole job, each run in one process, and return its id."""
         selector = {
@@ -176,13 +169,40 @@ class LiveDagster:
         [answer] = self._ask(_SWITCH, sensor={**_LOCATION, "sensorName": sensor}, on=on).values()
         assert answer["__typename"] == "Sensor"
 
-    def last_tick(self, sensor: str) -> InstigatorTick | None:
-        """Return the newest evaluation of a sensor, which may be under way."""
-        for state in self.instance.all_instigator_state():
-            if state.instigator_name == sensor:
-                origin, selector = state.instigator_origin_id, state.selector_id
-                return next(iter(self.instance.get_ticks(origin, selector, limit=1)), None)
-        return None
+    @contextmanager
+    def missed(self, schedule: str) -> Iterator[datetime]:
+        """Have a schedule on, since before its last time, at which there was no daemon; then, off.
+
+        The daemon that starts now makes up for it. Yields that time.
+        """
+        selector = {**_LOCATION, "scheduleName": schedule}
+        # One that is there would note that it was not on then.
+        self.kill_daemon()
+        self._ask(_SWITCH_SCHEDULE, schedule=selector, on=True)
+        try:
+            state = self._state(schedule)
+            assert state is not None
+            data = state.instigator_data
+            assert isinstance(data, ScheduleInstigatorData)
+            at = next(reverse_cron_string_iterator(time.time(), data.cron_schedule, TIME_ZONE))
+            before = data._replace(start_timestamp=at.timestamp() - 1)
+            self.instance.update_instigator_state(state.with_data(before))
+            self.start_daemon()
+            yield at
+        finally:
+            self._ask(_SWITCH_SCHEDULE, schedule=selector, on=False)
+
+    def last_tick(self, name: str) -> InstigatorTick | None:
+        """Return the newest evaluation of a sensor or schedule, which may be under way."""
+        if (state := self._state(name)) is None:
+            return None
+        ticks = self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        return next(iter(ticks), None)
+
+    def _state(self, name: str) -> InstigatorState | None:
+        """Return what Dagster keeps of a sensor or schedule that was switched on once."""
+        states = self.instance.all_instigator_state()
+        return next((each for each in states if each.instigator_name == name), None)
 
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         answer = requests.post(

@@ -3,17 +3,17 @@
 import json
 import subprocess
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster import RunsFilter
+from dagster._core.scheduler.instigation import TickStatus
 
+from rba_pipeline.backfills import LAUNCHED_BY
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
-from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.resources.tuned_file import write_tuned
 from rba_pipeline.run_outcomes import failure_of, metadata_of
 from rba_pipeline.schedules import MONTHLY, NIGHTLY
@@ -119,15 +119,29 @@ def effective(live: LiveDagster, key: str) -> Mapping[str, Any]:
     return dict(metadata_of(live.instance, run)["embeddings"]["effective_configuration"])
 
 
-def test_the_schedules_of_the_code_server_launch_with_its_run_config(place: Place) -> None:
-    night, missing = LAST_YEAR - 1, LAST_YEAR
-    add_documents(place.project, 1, ["night"], year=night)
-    place.live.launch_scheduled(NIGHTLY, PUBLISH, datetime(night, 6, 3, 16, tzinfo=UTC))
-    add_documents(place.project, 1, ["missing"], year=missing)
-    place.live.launch_scheduled(MONTHLY, BACKFILL_STALE, datetime(2024, 5, 31, 17, tzinfo=UTC))
-    found = [effective(place.live, f"{year}-01-01") for year in (night, missing)]
+def test_the_daemon_launches_what_is_due_by_the_schedules_with_their_run_config(
+    place: Place,
+) -> None:
+    live, missing = place.live, f"{LAST_YEAR}-01-01"
+    with live.missed(NIGHTLY) as at:
+        night = f"{at.year}-01-01"
+        place.project.add(
+            "night.html", title="Of that day", day=f"{at:%-d %B %Y}", paragraphs=["Rates rose."]
+        )
+        by_night = effective(live, night)
+        ticks = [live.last_tick(NIGHTLY)]
+    add_documents(place.project, 1, ["missing"], year=LAST_YEAR)
+    with live.missed(MONTHLY):
+        by_month = effective(live, missing)
+        ticks.append(live.last_tick(MONTHLY))
 
-    for in_force in found:
+    [nightly] = live.instance.get_runs(RunsFilter(tags={"dagster/partition": night}))
+    [monthly] = live.instance.get_runs(RunsFilter(job_name=BACKFILL_STALE), limit=1)
+    assert [tick and tick.status for tick in ticks] == [TickStatus.SUCCESS] * 2
+    for run, schedule in ((nightly, NIGHTLY), (monthly, MONTHLY)):
+        assert run.tags[LAUNCHED_BY] == run.tags["dagster/schedule_name"] == schedule
+        assert run.tags["dagster/max_retries"] == "1"
+    for in_force in (by_night, by_month):
         assert in_force.items() >= OVERRIDES.items()
 
 

@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from rba_pipeline.core.stages import STAGES_OF, Level
 from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
@@ -116,6 +118,35 @@ def test_a_long_way_to_the_database_is_the_database(
 
     assert told["vectors"]["bottleneck"] == "database"
     assert "RBA_DATABASE_URL" in told["vectors"]["bottleneck_report"]
+
+
+class FarStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A store of objects that is far away: whatever is opened takes a while."""
+
+    protocol = "far"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    root_marker = "/"
+
+    def _open(self, *arguments: Any, **options: Any) -> Any:
+        threading.Event().wait(4 * AWAY_S)
+        return super()._open(*arguments, **options)
+
+
+def test_a_long_way_to_the_store_is_the_record(
+    served: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("far", FarStore, clobber=True)
+    add(served, "a.html", 8)
+    monkeypatch.setitem(served.environment, "RBA_STORE", "far://store")
+    monkeypatch.setenv("RBA_STORE", "far://store")
+
+    # Of a partition that is as it should be everything is read, and nothing is written.
+    _, told = metadata_of(served), metadata_of(served)
+
+    assert told["vectors"]["bottleneck"] == "record"
+    assert "reading the record" in told["vectors"]["bottleneck_report"]
+    assert "RBA_STORE" in told["vectors"]["bottleneck_report"]
 
 
 def test_every_run_has_the_same_figures_to_plot_and_speed_only_if_something_was_sent(

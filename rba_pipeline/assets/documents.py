@@ -6,7 +6,7 @@ from datetime import date
 import dagster as dg
 
 from rba_pipeline.assets.checks import check_results, check_specs
-from rba_pipeline.assets.progress import ProgressReport
+from rba_pipeline.assets.progress import ProgressReport, waiting_for
 from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.assets.timings import times_of
 from rba_pipeline.core.checks import as_catalogued
@@ -15,10 +15,14 @@ from rba_pipeline.core.stages import Stage
 from rba_pipeline.partitions import today
 from rba_pipeline.resources.catalogue import Catalogue, Quarantined
 from rba_pipeline.resources.document_source import DocumentSource, Refreshed
+from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.record_store import DOCUMENTS, RecordStore, Written
 from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_store import VectorStore
+
+# Whom one waits for before the source can be read.
+_READER = "another run or command that reads the source"
 
 
 def documents_asset(
@@ -53,6 +57,7 @@ def documents_asset(
                 progress = ProgressReport(context, "files")
                 refreshed = source.refresh(day, progress.of_files, stopwatch)
                 progress.last_of_files()
+            with stopwatch.stage(Stage.READING):
                 catalogue = source.catalogue(day)
                 entries = catalogue.documents(window.start, window.end)
             with stopwatch.stage(Stage.WRITING):
@@ -69,7 +74,7 @@ def documents_asset(
 
         with stopwatch.stage(Stage.DATABASE):
             refreshed, catalogue, written, verdict = vector_store.holding_catalogue(
-                bring_up_to_date
+                bring_up_to_date, waiting=Waiting(stopwatch, waiting_for(context, _READER))
             )
         return dg.MaterializeResult(
             check_results=check_results(require([verdict])),

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from rba_pipeline.assets.progress import ProgressReport
+from rba_pipeline.assets.progress import ProgressReport, waiting_for
 from rba_pipeline.assets.reporting import counted, picture_of, traffic_of, window_in
 from rba_pipeline.assets.timings import (
     LEANING,
@@ -25,6 +25,7 @@ from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
 from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline.resources.kept_vectors import kept_vectors
+from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.pools import steps_at_once
 from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
@@ -35,6 +36,8 @@ from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline.resources.vector_store import VectorStore
 
 _OUTCOMES = ("embedded", "reused", "truncated", "quarantined")
+# Whom one waits for before outcomes can be written.
+_WRITER = "another run or command that writes what became of texts"
 
 
 @dataclass(slots=True)
@@ -68,13 +71,14 @@ class EmbeddingRun:
     def enter_into(self, ledger: TextLedger) -> None:
         """Enter every text, and settle those that have a vector or are not to be sent."""
         space = self.info.space.id
-        self.earlier = self.embedding_store.earlier(self.window, space)
         truncate = self.embedding.truncate
-        held = (name for name, row in self.earlier.items() if row.is_held(truncate=truncate))
-        ledger.add(self.records.text_hashes(self.window, self.chunking_id))
-        ledger.settle(held, "held")
-        for state, hashes in self.embedding_store.kept(space, self.window.year):
-            ledger.settle(hashes, state)
+        with self.stopwatch.stage(Stage.READING):
+            self.earlier = self.embedding_store.earlier(self.window, space)
+            held = (name for name, row in self.earlier.items() if row.is_held(truncate=truncate))
+            ledger.add(self.records.text_hashes(self.window, self.chunking_id))
+            ledger.settle(held, "held")
+            for state, hashes in self.embedding_store.kept(space, self.window.year):
+                ledger.settle(hashes, state)
 
     def embed(self, ledger: TextLedger) -> None:
         """Send the texts without a state, and keep every answer at once."""
@@ -129,7 +133,9 @@ class EmbeddingRun:
                 )
 
         with self.stopwatch.stage(Stage.DATABASE):
-            self.vector_store.holding_outcomes(write)
+            self.vector_store.holding_outcomes(
+                write, Waiting(self.stopwatch, waiting_for(self.context, _WRITER))
+            )
         return self.embedding_store.outcomes(self.window)
 
     def verdicts(self) -> list[Verdict]:
@@ -156,7 +162,8 @@ class EmbeddingRun:
         """Return the figures and pictures of the run."""
         texts = sum(made.counts.values())
         times = self.stopwatch.times(self.traffic.answers)
-        leaning = leaning_of(self.traffic, self.info, adaptive=self.embedding.adaptive)
+        upper, adaptive = self.embedding.bounds(self.info), self.embedding.adaptive
+        leaning = leaning_of(self.traffic, self.info, upper=upper, adaptive=adaptive)
         advice = "\n".join(f"- {each}" for each in self.advice) or "none"
         reasons = (str(row.reason) for row in made.quarantined.values())
         return {

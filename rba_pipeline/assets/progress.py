@@ -7,6 +7,7 @@ import dagster as dg
 
 from rba_pipeline.core.progress import Figures, Progress
 from rba_pipeline.resources.embedding_stream import OnProgress, Traffic
+from rba_pipeline.resources.locks import OnWait
 
 
 class ProgressReport:
@@ -64,11 +65,29 @@ class ProgressReport:
         if missed:
             metadata["waiting_for"] = missed
         detail = f"waiting for {missed}" if missed else ""
-        self._context.log.info(figures.sentence(self._noun, detail))
-        self._context.log_event(
-            dg.AssetObservation(
-                self._context.asset_key,
-                partition=self._context.partition_key,
-                metadata=metadata,
-            )
-        )
+        _say(self._context, figures.sentence(self._noun, detail), metadata)
+
+
+def waiting_for(context: dg.AssetExecutionContext, whom: str) -> OnWait:
+    """Return what says in the step's log, as often as progress is said, that it waits for them."""
+    said = Progress.begun(0, 0.0)
+
+    def heard(waited_s: float) -> float:
+        nonlocal said
+        if not waited_s:
+            said = Progress.begun(0, 0.0)
+        if not said.due_in_s(waited_s):
+            sentence = f"nothing to do but to wait for {whom}, {waited_s:,.0f} s so far"
+            metadata = {"waiting_for": whom, "seconds_waited": round(waited_s, 1)}
+            _say(context, sentence, metadata)
+            said = said.said(0, waited_s)
+        return said.due_in_s(waited_s)
+
+    return heard
+
+
+def _say(context: dg.AssetExecutionContext, sentence: str, metadata: dict[str, Any]) -> None:
+    context.log.info(sentence)
+    context.log_event(
+        dg.AssetObservation(context.asset_key, partition=context.partition_key, metadata=metadata)
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from rba_pipeline.core.bottleneck import Leaning, bottleneck
+from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.stage_plot import stage_plot
 from rba_pipeline.core.stages import ABOUT, STAGES_OF, Stage, StepTimes, level_of
 from rba_pipeline.resources.embedding_stream import Traffic
@@ -48,8 +49,10 @@ def work_of(
     }
 
 
-def leaning_of(traffic: Traffic, info: ServiceInfo, *, adaptive: bool) -> Leaning | None:
-    """Return how the run leaned on the service; ``None`` if it sent nothing."""
+def leaning_of(
+    traffic: Traffic, info: ServiceInfo, *, upper: Bounds, adaptive: bool
+) -> Leaning | None:
+    """Return how the run leaned on the service within ``upper``; ``None`` if it sent nothing."""
     if not traffic.path:
         return None
     ends = [step.at_s for step in traffic.path[1:]] + [traffic.seconds]
@@ -61,6 +64,8 @@ def leaning_of(traffic: Traffic, info: ServiceInfo, *, adaptive: bool) -> Leanin
     return Leaning(
         usual.bounds.batch_size,
         usual.bounds.parallel_batches,
+        upper.batch_size,
+        upper.parallel_batches,
         info.server_batch_size,
         info.device,
         traffic.requests,

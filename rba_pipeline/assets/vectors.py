@@ -1,5 +1,6 @@
 """When a partition becomes searchable: all of it, at once."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from typing import TypeVar
@@ -18,6 +19,7 @@ from rba_pipeline.partitions import key_of, today
 from rba_pipeline.resources.catalogue import Catalogue
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
+from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.publication import VECTORS
 from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
@@ -63,6 +65,11 @@ def vectors_asset(
         def read(items: Iterable[Item]) -> Iterator[Item]:
             return stopwatch.timed(Stage.READING, items)
 
+        def in_line(waited_s: float) -> float:
+            context.log.info("waiting for other runs that publish into the same corpus")
+            # To be called again would cost the place in the line.
+            return math.inf
+
         content = Content(
             documents=lambda: read(records.documents(window, digest)),
             chunks=lambda: read(records.chunk_batches(window, made.chunking_id, digest)),
@@ -73,7 +80,9 @@ def vectors_asset(
             elsewhere=catalogue.elsewhere(window.start, window.end),
         )
         with stopwatch.stage(Stage.DATABASE):
-            published = vector_store.publish(made.space, window, content, stopwatch)
+            published = vector_store.publish(
+                made.space, window, content, Waiting(stopwatch, in_line)
+            )
             # Written with the outcomes, unless the database was made anew since, or was away then.
             vector_store.replace_quarantine(
                 "text", window, text_entries(made.quarantined.values(), window)

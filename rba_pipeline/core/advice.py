@@ -18,6 +18,8 @@ class Circumstances:
 
     Attributes:
         batch_size, parallel_batches: As the user set them; ``None``: not set.
+        preset: Whose values hold where none is set; ``None``: those were measured here, or are
+            only the bounds of a run that finds its pace.
         in_flight: What will be in flight at once at first.
         server_batch_size: Texts of one forward pass of the service.
         tokens_per_text: Of the texts of this run, on average.
@@ -28,6 +30,7 @@ class Circumstances:
 
     batch_size: int | None
     parallel_batches: int | None
+    preset: str | None
     in_flight: Bounds
     timeout_s: float
     device: str
@@ -68,27 +71,34 @@ def _of_tuning(run: Circumstances) -> Iterator[str]:
 
 def _of_parallelism(run: Circumstances) -> Iterator[str]:
     enough = max(_REQUESTS_ON_A_CPU, 2 * run.cores)
-    if run.device == "cpu" and (run.parallel_batches or 0) > enough:
+    requests, origin = _in_force(run, run.parallel_batches, run.in_flight.parallel_batches)
+    if run.device == "cpu" and requests > enough:
         yield (
-            f"parallel_batches={run.parallel_batches} is too much parallelism for {run.cores} "
-            f"cores: more requests wait longer and are not faster. Use {enough}"
+            f"parallel_batches={requests}{origin} is too much parallelism for {run.cores} cores: "
+            f"more requests wait longer and are not faster. Use {enough}"
         )
 
 
 def _of_batch_size(run: Circumstances) -> Iterator[str]:
-    if run.batch_size is None:
-        return
-    if run.batch_size > run.max_texts:
+    texts, origin = _in_force(run, run.batch_size, run.in_flight.batch_size)
+    if texts > run.max_texts:
         yield (
-            f"batch_size={run.batch_size} is over the service's limit: its requests hold at most "
+            f"batch_size={texts} is over the service's limit: its requests hold at most "
             f"{run.max_texts} texts, and so will this run's. Use {run.max_texts}"
         )
-    elif run.batch_size > run.server_batch_size:
+    elif texts > run.server_batch_size:
         yield (
-            f"batch_size={run.batch_size} is over the service's own: it computes at most "
+            f"batch_size={texts}{origin} is over the service's own: it computes at most "
             f"{run.server_batch_size} texts at once, so that a larger request only takes longer. "
             f"Use {run.server_batch_size}"
         )
+
+
+def _in_force(run: Circumstances, given: int | None, effective: int) -> tuple[int, str]:
+    """Return the value to judge, 0 if there is none, and where it is from if nobody set it."""
+    if given is None and run.preset is not None:
+        return effective, f", from preset {run.preset},"
+    return given or 0, ""
 
 
 def _of_timeout(run: Circumstances) -> Iterator[str]:
@@ -100,8 +110,10 @@ def _of_timeout(run: Circumstances) -> Iterator[str]:
         asked_s = math.ceil(needed_s / _SHARE_OF_TIMEOUT)
         most_s = RANGES["timeout_s"][1]
         fewer = max(1, int(_SHARE_OF_TIMEOUT * run.timeout_s * run.rate / run.tokens_per_text))
+        ways = [f"{min(asked_s, most_s)}"] if run.timeout_s < most_s else []
+        ways += [f"at most {fewer} texts in flight"] if fewer < texts else []
         yield (
             f"timeout_s={run.timeout_s:g} is below what the service needs: {texts} texts in flight "
             f"take it about {needed_s:.0f} s, at its measured {run.rate:.0f} tokens per second. "
-            f"Use {min(asked_s, most_s)}, or at most {fewer} texts in flight"
+            f"Use {', or '.join(ways) or 'a faster service'}"
         )

@@ -17,12 +17,16 @@ class Leaning:
     Attributes:
         batch_size, parallel_batches: Texts per request and requests in flight, for most of the
             time.
+        most_texts, most_requests: The bounds of the two: where the run stayed below one that it
+            was free to reach, raising it would change nothing.
         server_batch_size: Texts of one forward pass of the service.
         requests, refusals: Of the whole run.
     """
 
     batch_size: int
     parallel_batches: int
+    most_texts: int
+    most_requests: int
     server_batch_size: int
     device: str
     requests: int
@@ -57,6 +61,25 @@ _NAMES = {
     Level.MODEL: "The model (level 3)",
     Level.RECORD: "The record",
     Level.DATABASE: "The database",
+    Level.OTHER_RUNS: "The wait for other runs",
+}
+_MORE_RUNS = "concurrency > runs > max_concurrent_runs"
+_MORE_EMBEDDING = "concurrency > pools > default_limit"
+# What is to be done about a wait for other runs, by the asset that waited.
+_OF_OTHER_RUNS = {
+    "documents": (
+        "Most of it was waiting while another run read the source, once for all partitions: "
+        "nothing is to be made faster. Let the first run of a new corpus finish before others are "
+        "launched, or let fewer run at once"
+    ),
+    "embeddings": (
+        "Most of it was waiting while other runs wrote what became of their texts: let fewer run "
+        "at once"
+    ),
+    "vectors": (
+        "Most of it was waiting while other runs published into the same corpus: let fewer run at "
+        "once"
+    ),
 }
 
 
@@ -82,9 +105,12 @@ def _remedy(level: Level, steps: Sequence[StepTimes], leaning: Leaning | None) -
         case Level.CLIENT:
             return _of_client(*_longest(level, steps))
         case Level.RECORD:
-            return _of_record(leaning)
+            return _of_record(*_longest(level, steps), leaning)
         case Level.DATABASE:
-            return _of_database(_longest(level, steps)[1])
+            return _OF_DATABASE
+        case Level.OTHER_RUNS:
+            asset, _ = _longest(level, steps)
+            return f"{_OF_OTHER_RUNS[asset]}: {_MORE_RUNS} in dagster.yaml"
     if leaning is None:
         return "Nothing was embedded: the time went into asking the service what it is."
     return _of_http(leaning) if level is Level.HTTP else _of_model(steps, leaning)
@@ -104,24 +130,25 @@ def _longest(level: Level, steps: Sequence[StepTimes]) -> tuple[str, Stage]:
 
 def _of_client(asset: str, stage: Stage) -> str:
     what = f"Most of it was {ABOUT[stage].label} in '{asset}', with the service idle"
-    if asset == "embeddings":
-        where = "concurrency > pools > default_limit"
-    else:
-        where = "concurrency > runs > max_concurrent_runs"
     return (
-        f"{what}: more parallel_batches would not help. Run more partitions at once: raise {where} "
-        "in dagster.yaml"
+        f"{what}: more parallel_batches would not help. Run more partitions at once: raise "
+        f"{_place_for_more(asset)} in dagster.yaml"
     )
+
+
+def _place_for_more(asset: str) -> str:
+    return _MORE_EMBEDDING if asset == "embeddings" else _MORE_RUNS
 
 
 def _of_http(leaning: Leaning) -> str:
     why = "The requests' way took longer than their computing"
-    if not leaning.adaptive and leaning.batch_size < leaning.server_batch_size:
-        size = min(2 * leaning.batch_size, leaning.server_batch_size)
-        return f"{why}: let fewer requests carry the texts: batch_size={size}{_now(leaning)}"
-    if leaning.parallel_batches < RANGES["parallel_batches"][1]:
-        return f"{why}: let more of them be on their way at once: {_more_requests(leaning)}"
-    return f"{why}, and no more of them may be open: bring client and service closer together"
+    if larger := _larger_requests(leaning):
+        return f"{why}: let fewer requests carry the texts: {larger}"
+    if more := _more_requests(leaning):
+        return f"{why}: let more of them be on their way at once: {more}"
+    return (
+        f"{why}, and more or larger ones would not help: bring client and service closer together"
+    )
 
 
 def _of_model(steps: Sequence[StepTimes], leaning: Leaning) -> str:
@@ -132,16 +159,13 @@ def _of_model(steps: Sequence[StepTimes], leaning: Leaning) -> str:
     if spent[Stage.HELD] > spent[Stage.QUEUEING] + spent[Stage.COMPUTING]:
         return (
             f"The service held the run back ({leaning.refusals} of {leaning.requests} requests "
-            f"refused): send less at once, parallel_batches={max(1, leaning.parallel_batches // 2)}"
-            f"{_now(leaning)}, or give it more room with EMBEDDING_MAX_QUEUE_TOKENS"
+            f"refused): {_less_at_once(leaning)}give it more room with EMBEDDING_MAX_QUEUE_TOKENS, "
+            f"or let fewer runs embed at once: {_MORE_EMBEDDING} in dagster.yaml"
         )
     in_flight = leaning.batch_size * leaning.parallel_batches
     idle = spent[Stage.QUEUEING] < _WAITS * spent[Stage.COMPUTING]
-    if idle and in_flight < leaning.server_batch_size:
-        return (
-            "It computed, and nothing waited for it: first give it more at once, "
-            f"{_more_requests(leaning)}"
-        )
+    if idle and in_flight < leaning.server_batch_size and (more := _more_requests(leaning)):
+        return f"It computed, and nothing waited for it: first give it more at once, {more}"
     faster = (
         "EMBEDDING_RUNTIME=openvino with EMBEDDING_PRECISION=bf16, or int8 (another space: all is "
         "embedded anew), or a GPU"
@@ -154,29 +178,47 @@ def _of_model(steps: Sequence[StepTimes], leaning: Leaning) -> str:
     )
 
 
-def _of_record(leaning: Leaning | None) -> str:
-    nearer = "Let RBA_STORE name a faster or nearer place"
-    if leaning is None:
-        return nearer
-    size = min(2 * leaning.batch_size, RANGES["batch_size"][1])
-    return f"{nearer}; batch_size={size}{_now(leaning)} keeps the same vectors in fewer parts"
-
-
-def _of_database(stage: Stage) -> str:
-    if stage is Stage.LOCKING:
+def _of_record(asset: str, stage: Stage, leaning: Leaning | None) -> str:
+    nearer = "let RBA_STORE name a faster or nearer place"
+    if stage is not Stage.WRITING:
         return (
-            "Most of it was waiting while other runs published into the same corpus: let fewer "
-            "run at once, concurrency > runs > max_concurrent_runs in dagster.yaml"
+            f"Most of it was {ABOUT[stage].label} in '{asset}': {nearer}, or read more partitions "
+            f"at once: raise {_place_for_more(asset)} in dagster.yaml"
         )
-    return (
-        "Let RBA_DATABASE_URL name a faster or nearer database; before many partitions are "
-        "published, `rba-pipeline spaces index --drop` spares it an index entry for each vector"
-    )
+    larger = _larger_requests(leaning) if leaning else ""
+    fewer_parts = f"; {larger} keeps the same vectors in fewer parts" if larger else ""
+    return f"{nearer[0].upper()}{nearer[1:]}{fewer_parts}"
+
+
+_OF_DATABASE = (
+    "Let RBA_DATABASE_URL name a faster or nearer database; before many partitions are published, "
+    "`rba-pipeline spaces index --drop` spares it an index entry for each vector"
+)
+
+
+def _larger_requests(leaning: Leaning) -> str:
+    """Return the setting that lets requests hold more texts; empty if that would not help."""
+    size = min(2 * leaning.batch_size, leaning.server_batch_size)
+    helps = leaning.most_texts <= leaning.batch_size < size
+    return f"batch_size={size}{_now(leaning)}" if helps else ""
 
 
 def _more_requests(leaning: Leaning) -> str:
+    """Return the setting that lets more requests be open; empty if that would not help."""
     more = min(2 * leaning.parallel_batches, RANGES["parallel_batches"][1])
-    return f"parallel_batches={more}{_now(leaning)}"
+    helps = leaning.most_requests <= leaning.parallel_batches < more
+    return f"parallel_batches={more}{_now(leaning)}" if helps else ""
+
+
+def _less_at_once(leaning: Leaning) -> str:
+    """Return the setting that lets less be under way; empty if the run finds it itself."""
+    if leaning.adaptive or max(leaning.parallel_batches, leaning.batch_size) == 1:
+        return ""
+    if leaning.parallel_batches > 1:
+        return (
+            f"send less at once, parallel_batches={leaning.parallel_batches // 2}{_now(leaning)}, "
+        )
+    return f"send less at once, batch_size={leaning.batch_size // 2}{_now(leaning)}, "
 
 
 def _now(leaning: Leaning) -> str:

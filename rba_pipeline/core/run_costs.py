@@ -116,7 +116,7 @@ def own_costs(runs: Sequence[PastRun], cores: int) -> list[OwnCost]:
 
 def _own_cost(run: PastRun, load: Load) -> OwnCost:
     begun, ended = run.course.run
-    spans = (run.course.waiting, run.course.streaming)
+    spans = (*run.course.waiting, run.course.streaming)
     worked_s = ended - begun - sum(end - begin for begin, end in spans)
     # How much of its time a run got that worked: its steps were slowed down alike.
     share = min(1.0, load.work_s / worked_s) if worked_s > 0 else 1.0

@@ -2,7 +2,8 @@
 
 A run at work asks for one core. Texts on their way through the service ask for all of them, and
 the runs that send some share it. What is asked for beyond the cores there are slows everybody
-down in the same proportion; a run that waits for a place in the pool asks for nothing.
+down in the same proportion; a run that waits, for a place in the pool or for what another run
+does for all, asks for nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,18 +47,23 @@ class Course:
     """One run as it was, in Unix seconds; each span is a beginning and an end.
 
     Attributes:
-        waiting: For a place in the pool.
+        waiting: For a place in the pool, and for other runs; any number of spans.
         streaming: Texts through the service; empty if there were none.
     """
 
     run: tuple[float, float]
-    waiting: tuple[float, float]
+    waiting: tuple[tuple[float, float], ...]
     streaming: tuple[float, float]
 
 
 def loads(courses: Sequence[Course], cores: int) -> list[Load]:
     """Return what each run would have taken without the others, and without waiting."""
-    moments = {moment for each in courses for moment in (*each.run, *each.waiting, *each.streaming)}
+    moments = {
+        moment
+        for each in courses
+        for span in (each.run, *each.waiting, each.streaming)
+        for moment in span
+    }
     work, stream = [0.0] * len(courses), [0.0] * len(courses)
     for begin, end in pairwise(sorted(moments)):
         at = (begin + end) / 2
@@ -65,7 +71,9 @@ def loads(courses: Sequence[Course], cores: int) -> list[Load]:
         working = [
             n
             for n, each in enumerate(courses)
-            if _holds(each.run, at) and not _holds(each.waiting, at) and n not in streaming
+            if _holds(each.run, at)
+            and not any(_holds(span, at) for span in each.waiting)
+            and n not in streaming
         ]
         work_pace, stream_pace = _paces(len(working), len(streaming), cores)
         for n in working:

@@ -10,26 +10,27 @@ _WIDTH, _LEFT, _RIGHT = 640, 84, 64
 _BAR, _GAP, _TOP = 24, 10, 10
 _COLUMNS, _LEGEND_LINE = 3, 18
 # Levels by hue, stages by lightness: orange the client, blue HTTP, green the model, purple the
-# record, red the database. Neighbours also differ in lightness, for eyes and printers without hue.
+# record, red the database, grey other runs. Neighbours also differ in lightness, for eyes and
+# printers without hue.
 _COLOURS: Mapping[Stage, str] = MappingProxyType(
     {
         Stage.PREPARING: "#fde3b8",
         Stage.LISTING: "#f7c56b",
-        Stage.READING: "#e69500",
-        Stage.PARSING: "#b86e00",
+        Stage.PARSING: "#e69500",
         Stage.CUTTING: "#7a4a00",
         Stage.DECODING: "#f4a582",
-        Stage.CHECKING: "#d9b48f",
         Stage.HTTP: "#2b83ba",
         Stage.WAITING: "#7fbf9b",
         Stage.QUEUEING: "#a6dba0",
         Stage.COMPUTING: "#1b7837",
         Stage.HELD: "#d9ef8b",
+        Stage.READING: "#762a83",
+        Stage.CHECKING: "#e7d4e8",
         Stage.WRITING: "#9970ab",
-        Stage.LOCKING: "#f768a1",
         Stage.STAGING: "#e0574f",
         Stage.APPLYING: "#99000d",
         Stage.DATABASE: "#fcc5c0",
+        Stage.LOCKING: "#969696",
     }
 )
 _INK = "#333"

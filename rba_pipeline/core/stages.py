@@ -14,6 +14,7 @@ class Level(StrEnum):
     MODEL = "model"
     RECORD = "record"
     DATABASE = "database"
+    OTHER_RUNS = "other runs"
 
 
 class Stage(StrEnum):
@@ -52,20 +53,21 @@ ABOUT: Mapping[Stage, About] = MappingProxyType(
         Stage.LISTING: About(Level.CLIENT, "listing files"),
         Stage.PARSING: About(Level.CLIENT, "parsing"),
         Stage.CUTTING: About(Level.CLIENT, "cutting"),
-        Stage.READING: About(Level.CLIENT, "reading the record"),
         Stage.DECODING: About(Level.CLIENT, "decoding answers"),
-        Stage.CHECKING: About(Level.CLIENT, "checking what was made"),
         Stage.HTTP: About(Level.HTTP, "HTTP"),
         # Of a service that does not say what it did meanwhile.
         Stage.WAITING: About(Level.MODEL, "waiting for the service"),
         Stage.QUEUEING: About(Level.MODEL, "queueing in the service"),
         Stage.COMPUTING: About(Level.MODEL, "computing"),
         Stage.HELD: About(Level.MODEL, "held back by the service"),
+        Stage.READING: About(Level.RECORD, "reading the record"),
+        # It is read back for that.
+        Stage.CHECKING: About(Level.RECORD, "checking what was made"),
         Stage.WRITING: About(Level.RECORD, "writing the record"),
-        Stage.LOCKING: About(Level.DATABASE, "waiting for a turn"),
         Stage.STAGING: About(Level.DATABASE, "copying in"),
         Stage.APPLYING: About(Level.DATABASE, "applying"),
         Stage.DATABASE: About(Level.DATABASE, "other database work"),
+        Stage.LOCKING: About(Level.OTHER_RUNS, "waiting for other runs"),
     }
 )
 
@@ -73,8 +75,8 @@ ABOUT: Mapping[Stage, About] = MappingProxyType(
 STAGES_OF: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
     {
         "documents": (
-            Stage.PREPARING, Stage.LISTING, Stage.PARSING, Stage.CHECKING, Stage.WRITING,
-            Stage.DATABASE,
+            Stage.PREPARING, Stage.LISTING, Stage.PARSING, Stage.READING, Stage.CHECKING,
+            Stage.WRITING, Stage.DATABASE, Stage.LOCKING,
         ),
         "chunks": (
             Stage.PREPARING, Stage.HTTP, Stage.READING, Stage.CUTTING, Stage.CHECKING,
@@ -83,7 +85,7 @@ STAGES_OF: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
         "embeddings": (
             Stage.PREPARING, Stage.READING, Stage.DECODING, Stage.CHECKING, Stage.HTTP,
             Stage.WAITING, Stage.QUEUEING, Stage.COMPUTING, Stage.HELD, Stage.WRITING,
-            Stage.DATABASE,
+            Stage.DATABASE, Stage.LOCKING,
         ),
         "vectors": (
             Stage.PREPARING, Stage.READING, Stage.CHECKING, Stage.LOCKING, Stage.STAGING,

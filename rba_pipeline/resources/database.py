@@ -116,7 +116,15 @@ class Database:
                         f"{self._place}: {what} failed{often}: {refused.sentence}{holders}"
                     ) from error
 
-    def holding(self, noun: str, key: int, timeout_s: float, work: Callable[[], Result]) -> Result:
+    def holding(
+        self,
+        noun: str,
+        key: int,
+        work: Callable[[], Result],
+        *,
+        timeout_s: float,
+        waiting: locks.Waiting,
+    ) -> Result:
         """Return what ``work`` returns, with the advisory lock ``key``, for ``noun``, held by us.
 
         The lock goes with a connection that is lost meanwhile, and somebody else may have it then:
@@ -129,7 +137,7 @@ class Database:
         failed, lost_at_s = 0, 0.0
         while True:
             try:
-                with self._session_lock(noun, key, timeout_s):
+                with self._session_lock(noun, key, timeout_s, waiting):
                     return work()
             except _LockLost as lost:
                 failed += 1
@@ -142,13 +150,15 @@ class Database:
                     raise DatabaseUnavailable(f"{lost} ({failed} times)") from lost
 
     @contextmanager
-    def _session_lock(self, noun: str, key: int, timeout_s: float) -> Iterator[None]:
+    def _session_lock(
+        self, noun: str, key: int, timeout_s: float, waiting: locks.Waiting
+    ) -> Iterator[None]:
         """Hold the lock for the block. A connection that is lost meanwhile is not made again."""
 
         def lock(connection: psycopg.Connection) -> None:
             with connection.transaction():
                 locks.name_session(connection, f"{self._name}: {noun}", until_commit=False)
-                locks.wait_for_lock(connection, key, timeout_s, until_commit=False)
+                locks.wait_for_lock(connection, key, timeout_s, until_commit=False, waiting=waiting)
 
         def unlock(connection: psycopg.Connection) -> None:
             connection.execute("SELECT pg_advisory_unlock(%s)", [key])

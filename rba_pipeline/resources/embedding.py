@@ -257,6 +257,7 @@ class Embedding(CheckedResource):
             Circumstances(
                 batch_size=self.batch_size,
                 parallel_batches=self.parallel_batches,
+                preset=None if self.adaptive or tuned else self.preset.value,
                 in_flight=self._first_pace(info, texts).now,
                 timeout_s=self.timeout_s,
                 device=info.device,

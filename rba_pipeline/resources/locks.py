@@ -2,8 +2,37 @@
 
 import hashlib
 import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import psycopg
+from psycopg import sql
+
+from rba_pipeline.core.stages import Stage
+from rba_pipeline.resources.stopwatch import Stopwatch
+
+# Called with the seconds waited so far, 0 at first; returns in how many seconds it wants to be
+# called again if the lock is not ours by then: each time costs the place in the line.
+OnWait = Callable[[float], float]
+
+
+def _unheard(waited_s: float) -> float:
+    return math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Who is told while a lock is waited for; nobody, if it is free.
+
+    Attributes:
+        stopwatch: Counts it to ``Stage.LOCKING``.
+    """
+
+    stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch("vectors"))
+    on_wait: OnWait = _unheard
+
 
 # 16384 is the first number of what users make: nobody waits for us on Postgres' own tables.
 _HOLDERS = """
@@ -24,20 +53,50 @@ def lock_key(*names: str) -> int:
 
 
 def wait_for_lock(
-    connection: psycopg.Connection, key: int, timeout_s: float, *, until_commit: bool
+    connection: psycopg.Connection,
+    key: int,
+    timeout_s: float,
+    *,
+    until_commit: bool,
+    waiting: Waiting,
 ) -> None:
     """Take the lock ``key`` within a transaction, waiting longer than one waits for a table.
 
     Args:
         until_commit: Give it back when the transaction ends, else when the connection does.
+        waiting: Told if somebody else has it.
     """
-    function = "pg_advisory_xact_lock" if until_commit else "pg_advisory_lock"
-    connection.execute(f"SET LOCAL lock_timeout = {round(timeout_s * 1000)}")
-    # Waiting for one's turn is not a statement that takes too long.
-    connection.execute("SET LOCAL statement_timeout = 0")
-    connection.execute(f"SELECT {function}(%s)", [key])
-    connection.execute("SET LOCAL lock_timeout TO DEFAULT")
-    connection.execute("SET LOCAL statement_timeout TO DEFAULT")
+    kind = "xact_lock" if until_commit else "lock"
+    free = connection.execute(f"SELECT pg_try_advisory_{kind}(%s)", [key]).fetchone()
+    if free is None or not free[0]:
+        with waiting.stopwatch.stage(Stage.LOCKING):
+            # Waiting for one's turn is not a statement that takes too long.
+            connection.execute("SET LOCAL statement_timeout = 0")
+            lock = sql.SQL("SELECT pg_advisory_{}({})").format(sql.SQL(kind), key)
+            _wait_in_line(connection, lock, timeout_s, waiting.on_wait)
+            connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+            connection.execute("SET LOCAL statement_timeout TO DEFAULT")
+
+
+def _wait_in_line(
+    connection: psycopg.Connection, lock: sql.Composed, timeout_s: float, on_wait: OnWait
+) -> None:
+    """Run ``lock``, which waits; whenever ``on_wait`` is called again, it goes to the end of the
+    line.
+    """
+    began_s, waited_s = time.monotonic(), 0.0
+    while True:
+        try_s = min(timeout_s - waited_s, on_wait(waited_s))
+        try:
+            with connection.transaction():
+                # 0 would be for ever.
+                connection.execute(f"SET LOCAL lock_timeout = {max(1, round(try_s * 1000))}")
+                connection.execute(lock)
+            return
+        except psycopg.errors.LockNotAvailable:
+            waited_s = time.monotonic() - began_s
+            if waited_s >= timeout_s:
+                raise
 
 
 def holders(connection: psycopg.Connection) -> list[str]:

@@ -7,13 +7,11 @@ import psycopg
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import DatabaseError
 from rba_pipeline.core.promises import ChecksFailed
-from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources import locks, quarantine, space_register
 from rba_pipeline.resources.database import Database
 from rba_pipeline.resources.publication import Publication, Published
 from rba_pipeline.resources.staging import Content
-from rba_pipeline.resources.stopwatch import Stopwatch
 
 
 def publish(
@@ -24,7 +22,7 @@ def publish(
     window: Window,
     content: Content,
     turn_timeout_s: float,
-    stopwatch: Stopwatch,
+    waiting: locks.Waiting,
 ) -> Published:
     """Make ``window`` equal to ``content`` in one transaction; see ``VectorStore.publish``."""
     refused: dict[str, str] = {}
@@ -38,13 +36,12 @@ def publish(
         with connection.transaction():
             name = f"rba_pipeline publishing {window.start} of {corpus}"
             locks.name_session(connection, name, until_commit=True)
-            with stopwatch.stage(Stage.LOCKING):
-                space_register.lock_corpus(connection, corpus, turn_timeout_s)
+            space_register.lock_corpus(connection, corpus, turn_timeout_s, waiting)
             publication = Publication(
                 connection, corpus, space=space, window=window, content=content
             )
             try:
-                published = publication.publish(stopwatch)
+                published = publication.publish(waiting.stopwatch)
             finally:
                 refused.update(publication.refused)
             entries = quarantine.refused_now(window, publication.refused, before)

@@ -11,6 +11,7 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from rba_pipeline.core.run_costs import PastRun, Way
 from rba_pipeline.core.side_by_side import Course
+from rba_pipeline.core.stages import Stage
 
 # A run without it is one of the daemon, the web interface or Dagster's own commands.
 ONE_PROCESS_TAG = {"rba_pipeline/way": Way.ONE_PROCESS.name}
@@ -24,7 +25,10 @@ _TYPES = {
     DagsterEventType.STEP_SUCCESS,
     DagsterEventType.ASSET_MATERIALIZATION,
 }
+# How long a step waited for other runs.
+_WAITED = f"seconds_{Stage.LOCKING}"
 _FIGURES = {
+    *((asset, _WAITED) for asset in ("documents", "embeddings", "vectors")),
     ("documents", "parsed_files"),
     ("chunks", "unchanged"),
     ("embeddings", "embedding_space"),
@@ -99,18 +103,30 @@ class _Events:
                     self.said[made.asset_key.to_user_string()] = values
 
     def step_s(self, name: str) -> float:
-        return self.done[name] - self.began[name]
+        """Return how long a step worked."""
+        return self.done[name] - self.began[name] - self._waited_s(name)
 
     def course(self, stream_s: float) -> Course:
-        """Return when the run worked, waited for a place in the pool, and streamed."""
-        began, done = self.began["embeddings"], self.done["embeddings"]
+        """Return when the run worked, waited for a place or for other runs, and streamed."""
+        # The source is read and the corpus is published into at the beginning of a step; outcomes
+        # are written when all texts are embedded.
+        source, corpus = (
+            (self.began[name], self.began[name] + self._waited_s(name))
+            for name in ("documents", "vectors")
+        )
+        done = self.done["embeddings"]
+        embedded = done - self._waited_s("embeddings")
+        began = min(self.began["embeddings"], embedded)
         # The step's process is started when it has a place. All in one process do not wait.
         asked, let_in = self.done["chunks"], self.let_in.get("embeddings", self.done["chunks"])
         return Course(
             run=(self.launched, self.ended),
-            waiting=(asked, max(asked, let_in)),
-            streaming=(max(began, done - stream_s), done) if stream_s else (done, done),
+            waiting=(source, (asked, max(asked, let_in)), (embedded, done), corpus),
+            streaming=(max(began, embedded - stream_s), embedded),
         )
+
+    def _waited_s(self, name: str) -> float:
+        return float(self.said[name].get(_WAITED, 0.0))
 
 
 def _logged(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[dg.DagsterEvent, float]]:

@@ -9,7 +9,7 @@ from psycopg import sql
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
 from rba_pipeline.core.errors import SchemaMismatch, WrongSpace
 from rba_pipeline.resources import vector_index
-from rba_pipeline.resources.locks import lock_key, wait_for_lock
+from rba_pipeline.resources.locks import Waiting, lock_key, wait_for_lock
 
 # Publishing a partition takes seconds; whoever waits behind many of them has nothing else to do.
 CORPUS_LOCK_TIMEOUT_S = 600
@@ -137,14 +137,18 @@ def activate(connection: psycopg.Connection, corpus: str, space: str) -> None:
 
 
 def lock_corpus(
-    connection: psycopg.Connection, corpus: str, timeout_s: float = CORPUS_LOCK_TIMEOUT_S
+    connection: psycopg.Connection,
+    corpus: str,
+    timeout_s: float = CORPUS_LOCK_TIMEOUT_S,
+    waiting: Waiting | None = None,
 ) -> None:
     """Keep other publications, switches and prunings of ``corpus`` away until the transaction ends.
 
     One lock for all windows: a document may move from one to another while both are published, and
     search may switch only when the last of them is in.
     """
-    wait_for_lock(connection, lock_key("corpus", corpus), timeout_s, until_commit=True)
+    key, waiting = lock_key("corpus", corpus), waiting or Waiting()
+    wait_for_lock(connection, key, timeout_s, until_commit=True, waiting=waiting)
 
 
 def is_complete(connection: psycopg.Connection, corpus: str, space: str) -> bool:

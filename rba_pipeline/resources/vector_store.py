@@ -28,6 +28,7 @@ from rba_pipeline.resources import (
 from rba_pipeline.resources.checked_resource import CheckedResource
 from rba_pipeline.resources.database import Database
 from rba_pipeline.resources.database_health import Health, health
+from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.served_documents import (
@@ -37,7 +38,6 @@ from rba_pipeline.resources.served_documents import (
 )
 from rba_pipeline.resources.space_register import HeldSpace
 from rba_pipeline.resources.staging import Content
-from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_search import Filters
 
 # A first refresh may parse for long; whoever waits for it has nothing else to do.
@@ -122,21 +122,24 @@ class VectorStore(CheckedResource):
         self._run("looking at the schema", lambda connection: None)
 
     def holding_catalogue(
-        self, work: Callable[[], Result], timeout_s: float = CATALOGUE_LOCK_TIMEOUT_S
+        self,
+        work: Callable[[], Result],
+        timeout_s: float = CATALOGUE_LOCK_TIMEOUT_S,
+        waiting: Waiting | None = None,
     ) -> Result:
         """Return what ``work`` returns while no other run refreshes the catalogue; wait for them,
         an hour at most. ``work`` is begun again if the database goes away meanwhile.
         """
-        key = locks.lock_key("catalogue", self.corpus)
-        return self._reached().holding("the catalogue", key, timeout_s, work)
+        return self._holding("catalogue", work, timeout_s, waiting)
 
-    def holding_outcomes(self, work: Callable[[], Result]) -> Result:
+    def holding_outcomes(
+        self, work: Callable[[], Result], waiting: Waiting | None = None
+    ) -> Result:
         """Return what ``work`` returns while nobody else changes what became of the corpus' texts;
         wait for them, a minute at most. ``work`` is begun again if the database goes away
         meanwhile.
         """
-        key = locks.lock_key("outcomes", self.corpus)
-        return self._reached().holding("the outcomes", key, OUTCOMES_LOCK_TIMEOUT_S, work)
+        return self._holding("outcomes", work, OUTCOMES_LOCK_TIMEOUT_S, waiting)
 
     def require_room(self, space: Space) -> None:
         """Make sure that vectors of ``space`` could be published, before any is made.
@@ -154,7 +157,7 @@ class VectorStore(CheckedResource):
         space: Space,
         window: Window,
         content: Content,
-        stopwatch: Stopwatch | None = None,
+        waiting: Waiting | None = None,
     ) -> Published:
         """Make ``window`` searchable in one transaction: new in, changed replaced, gone deleted.
 
@@ -163,7 +166,7 @@ class VectorStore(CheckedResource):
         quarantined; the charge is kept even if the rest is rolled back.
 
         Args:
-            stopwatch: Told of the stages of a publication.
+            waiting: Told when other runs publish; its stopwatch of all stages of a publication.
 
         Raises:
             HoleInPartition: A chunk has neither a vector nor is its text quarantined.
@@ -176,7 +179,7 @@ class VectorStore(CheckedResource):
             window=window,
             content=content,
             turn_timeout_s=self.turn_timeout_s,
-            stopwatch=stopwatch or Stopwatch("vectors"),
+            waiting=waiting or Waiting(),
         )
 
     def replace_quarantine(
@@ -352,6 +355,17 @@ class VectorStore(CheckedResource):
             lambda connection: vector_search.search(
                 connection, self.corpus, query, space=space, k=k, filters=filters
             ),
+        )
+
+    def _holding(
+        self, noun: str, work: Callable[[], Result], timeout_s: float, waiting: Waiting | None
+    ) -> Result:
+        return self._reached().holding(
+            f"the {noun}",
+            locks.lock_key(noun, self.corpus),
+            work,
+            timeout_s=timeout_s,
+            waiting=waiting or Waiting(),
         )
 
     def _searched(self, connection: psycopg.Connection) -> Space:

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.resources.run_history import past_runs
 from rba_pipeline_tests.installation import RUN_S, Installation, failures
 from rba_pipeline_tests.oracle_service import OracleService, Reply
 
@@ -122,6 +123,40 @@ def test_a_step_that_waits_says_for_whom(project: Installation, oracle: OracleSe
     assert early["waiting_for"] == waiting
     assert "seconds_left" not in early
     assert f"0 of 40 texts, 0.0 per second, waiting for {waiting}" in log_lines(result.run_id)
+
+
+def test_a_run_that_waits_for_another_to_read_the_source_says_so_and_counts_it_as_waiting(
+    project: Installation,
+) -> None:
+    held, seen = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        seen.wait(RUN_S)
+
+    with project.neighbours() as other, ThreadPoolExecutor(2) as pool:
+        holding = pool.submit(other.vector_store.holding_catalogue, hold)
+        assert held.wait(RUN_S)
+        running = pool.submit(run, project)
+        try:
+            until_observed("documents")
+        finally:
+            seen.set()
+        result = running.result(RUN_S)
+        holding.result(RUN_S)
+
+    early, told = observed("documents")[0], result.metadata["documents"]
+    whom = "another run or command that reads the source"
+    assert early["waiting_for"] == whom
+    # Once it is sure to last longer than a moment.
+    assert early["seconds_waited"] >= 2
+    assert any(f"wait for {whom}, 2 s so far" in line for line in log_lines(result.run_id))
+    assert told["seconds_locking"] >= early["seconds_waited"]
+    assert told["seconds_database"] < told["seconds"] - told["seconds_locking"]
+    with dg.DagsterInstance.get() as instance:
+        [past] = past_runs(instance)
+    begun, ended = past.course.waiting[0]
+    assert ended - begun == pytest.approx(told["seconds_locking"])
 
 
 def test_the_last_figures_are_the_totals_and_of_nothing_to_be_done_nothing_is_said(

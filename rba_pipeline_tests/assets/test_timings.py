@@ -16,6 +16,7 @@ from rba_pipeline_tests.oracle_service import OracleService, Reply, oracle_vecto
 from rba_pipeline_tests.resources.embedding_streams import embedding, texts
 
 SLOW_S = 0.03
+BOUNDS = Bounds(4, 2)
 
 
 def takes_a_while() -> None:
@@ -38,7 +39,7 @@ class Run:
                 with self.traffic.stopwatch.stage(Stage.WRITING):
                     self._keep(part)
         times = self.traffic.stopwatch.times(self.traffic.answers)
-        found = report([times], leaning_of(self.traffic, info, adaptive=False))
+        found = report([times], leaning_of(self.traffic, info, upper=BOUNDS, adaptive=False))
         return Level(found["bottleneck"])
 
     def _parts(self) -> Iterator[Part]:
@@ -63,11 +64,11 @@ class Run:
                 takes_a_while()
 
 
-def test_a_client_that_reads_slowly_is_named(oracle: OracleService) -> None:
+def test_a_record_that_reads_slowly_is_named(oracle: OracleService) -> None:
     run = Run(oracle)
     run.reads_slowly = True
 
-    assert run.level() is Level.CLIENT
+    assert run.level() is Level.RECORD
 
 
 def test_a_record_that_keeps_slowly_is_named(oracle: OracleService) -> None:
@@ -137,11 +138,13 @@ def test_the_pace_that_is_told_is_the_one_of_most_of_the_time(oracle: OracleServ
         Step(9.0, Bounds(8, 8), "little is left", 10.0),
     ]
 
-    leaning = leaning_of(Traffic(path=path, seconds=10.0), info, adaptive=True)
+    traffic, upper = Traffic(path=path, seconds=10.0), Bounds(32, 8)
+    leaning = leaning_of(traffic, info, upper=upper, adaptive=True)
 
     assert leaning is not None
     assert (leaning.batch_size, leaning.parallel_batches) == (16, 4)
-    assert leaning_of(Traffic(), info, adaptive=True) is None
+    assert (leaning.most_texts, leaning.most_requests) == (32, 8)
+    assert leaning_of(Traffic(), info, upper=upper, adaptive=True) is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from rba_pipeline.core.presets import Bounds
 FINE = Circumstances(
     batch_size=8,
     parallel_batches=4,
+    preset=None,
     in_flight=Bounds(8, 4),
     timeout_s=240,
     device="cpu",
@@ -48,6 +49,16 @@ def test_where_no_pitfall_applies_nothing_is_said() -> None:
             id="time-out-too-short",
         ),
         pytest.param(
+            {"timeout_s": 3600, "rate": 1.0},
+            ["timeout_s=3600", "Use at most 3 texts in flight"],
+            id="no-longer-time-out-is-allowed",
+        ),
+        pytest.param(
+            {"timeout_s": 10, "rate": 50.0, "in_flight": Bounds(1, 1)},
+            ["1 texts in flight take it about 10 s", "Use 20"],
+            id="one-text-is-too-many",
+        ),
+        pytest.param(
             {"unreachable": ("http://b",)}, ["http://b does not answer"], id="an-address-is-down"
         ),
     ],
@@ -59,6 +70,18 @@ def test_a_pitfall_is_named_with_the_value_to_use(
 
     for part in parts:
         assert part in sentence
+
+
+def test_what_a_preset_stands_for_is_judged_like_what_was_set() -> None:
+    unset = replace(FINE, batch_size=None, parallel_batches=None, preset="gpu")
+
+    found = advice(replace(unset, in_flight=Bounds(32, 8), server_batch_size=8, rate=0.0))
+
+    parallelism, batch = found
+    assert "parallel_batches=8, from preset gpu, is too much parallelism for 2 cores" in parallelism
+    assert parallelism.endswith("Use 4")
+    assert "batch_size=32, from preset gpu, is over the service's own" in batch
+    assert batch.endswith("Use 8")
 
 
 @pytest.mark.parametrize(

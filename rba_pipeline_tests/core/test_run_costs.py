@@ -85,7 +85,7 @@ def test_publishing_faster_than_usual_does_not_make_a_run_cost_nothing() -> None
 
 
 def test_a_run_that_was_slowed_down_is_learnt_from_as_if_it_were_alone() -> None:
-    course = Course((0.0, 40.0), (20.0, 20.0), (20.0, 40.0))
+    course = Course((0.0, 40.0), (), (20.0, 40.0))
     run = PastRun(Way.PROCESSES, "a", course, cut_s=4.0, tokens=300, publish_s=8.0, added=8)
 
     (alone,) = own_costs([run], cores=1)

@@ -9,7 +9,7 @@ NONE = (0.0, 0.0)
 
 
 def course(begin: float, end: float, streaming: tuple[float, float] = NONE) -> Course:
-    return Course((begin, end), NONE, streaming)
+    return Course((begin, end), (), streaming)
 
 
 def past(begin: float, end: float, *, stream_s: float, waited_s: float = 0.0) -> PastRun:
@@ -18,7 +18,7 @@ def past(begin: float, end: float, *, stream_s: float, waited_s: float = 0.0) ->
     return PastRun(
         Way.PROCESSES,
         "a",
-        Course((begin, end), (let_in - waited_s, let_in), (let_in, end)),
+        Course((begin, end), ((let_in - waited_s, let_in),), (let_in, end)),
         cut_s=0.0,
         tokens=1000,
         publish_s=0.5,
@@ -47,8 +47,15 @@ def test_what_the_others_took_is_left_out() -> None:
     assert loads(streams, cores=2) == [Load(pytest.approx(10.0), pytest.approx(2.0))] * 2
 
 
-def test_a_wait_for_a_place_is_no_cost_and_slows_nobody() -> None:
-    waits = Course((0.0, 40.0), (10.0, 30.0), NONE)
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        pytest.param(((10.0, 30.0),), id="for-a-place"),
+        pytest.param(((10.0, 15.0), (15.0, 15.0), (15.0, 30.0)), id="for-a-place-and-for-others"),
+    ],
+)
+def test_a_wait_is_no_cost_and_slows_nobody(waiting: tuple[tuple[float, float], ...]) -> None:
+    waits = Course((0.0, 40.0), waiting, NONE)
     beside = course(10, 30)
 
     assert loads([waits, beside], cores=1) == [Load(pytest.approx(20.0), 0.0)] * 2
@@ -109,7 +116,7 @@ def test_a_history_in_turn_and_one_side_by_side_foretell_both(history: list[Past
 
 
 def past_later(run: PastRun) -> PastRun:
-    (begin, end), (asked, let_in) = run.course.run, run.course.waiting
+    (begin, end), [(asked, let_in)] = run.course.run, run.course.waiting
     return past(begin + 1e6, end + 1e6, stream_s=end - let_in, waited_s=let_in - asked)
 
 

@@ -25,7 +25,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_bars_to_scale_are_as_long_as_their_time() -> None:
-    long, short = {Stage.READING: 1.0, Stage.COMPUTING: 3.0}, {Stage.APPLYING: 2.0}
+    long, short = {Stage.PARSING: 1.0, Stage.COMPUTING: 3.0}, {Stage.APPLYING: 2.0}
 
     svg = stage_plot([("embeddings", long), ("vectors", short)], to_scale=True)
 

@@ -66,5 +66,5 @@ def test_a_level_is_the_sum_of_its_stages() -> None:
     )
 
     found = [times.at(level) for level in Level]
-    assert found == [3.0, 8.0, 0.0, 4.0, 0.0]
+    assert found == [2.0, 8.0, 0.0, 5.0, 0.0, 0.0]
     assert times.total == 15.0

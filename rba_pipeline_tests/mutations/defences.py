@@ -167,7 +167,7 @@ DEFENCES = (
         "publications of a corpus take turns",
         "O6",
         "rba_pipeline/resources/publishing.py",
-        "            space_register.lock_corpus(connection, corpus, turn_timeout_s)\n",
+        "            space_register.lock_corpus(connection, corpus, turn_timeout_s, waiting)\n",
         "",
         f"{FAULTS}/test_database.py::TestTurns::"
         "test_o6_a_run_that_waited_long_enough_names_whom_it_waited_for",

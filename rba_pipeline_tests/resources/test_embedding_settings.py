@@ -56,6 +56,24 @@ def test_the_effective_settings_are_complete_and_without_the_key(oracle: OracleS
 
 
 @pytest.mark.parametrize(
+    ("adaptive", "told"),
+    [
+        pytest.param(False, ["parallel_batches=8, from preset gpu, is too much"], id="fixed"),
+        pytest.param(True, [], id="only-the-bounds-of-a-run-that-finds-its-pace"),
+    ],
+)
+def test_a_preset_is_judged_where_its_values_hold(
+    oracle: OracleService, adaptive: bool, told: list[str]
+) -> None:
+    resource = Embedding(api_url=oracle.url, api_key=KEY, preset=Preset.gpu, adaptive=adaptive)
+
+    with resource.open():
+        found = resource.advice(resource.handshake(), texts=100, tokens=1000)
+
+    assert [sentence.partition(" parallelism")[0] for sentence in found] == told
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         pytest.param({"batch_size": 0}, "batch_size=0", id="batch-size"),

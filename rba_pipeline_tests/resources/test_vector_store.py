@@ -1,5 +1,6 @@
 """The serving copy: search against brute force, quarantine, locks and lost connections."""
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,19 @@ from datetime import date
 import numpy as np
 import pytest
 
-from rba_pipeline.core.errors import BadSetting, DatabaseError, DatabaseUnavailable, WrongSpace
+from rba_pipeline.core.errors import (
+    BadSetting,
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseUnavailable,
+    WrongSpace,
+)
+from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.database import Database
+from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.quarantine import QuarantineEntry
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.oracle_service import oracle_vector
@@ -191,6 +201,59 @@ def test_the_catalogue_lock_is_held_by_one_run_at_a_time(store: VectorStore) -> 
             run.result(WAIT_S)
 
     assert order == ["first", "second"]
+
+
+def test_whoever_waits_for_a_lock_is_told_again_and_again_and_its_clock_counts_it(
+    store: VectorStore,
+) -> None:
+    held, heard = threading.Event(), list[float]()
+    go_on, stopwatch = threading.Event(), Stopwatch("documents")
+
+    def hold() -> None:
+        held.set()
+        go_on.wait(WAIT_S)
+
+    def on_wait(waited_s: float) -> float:
+        heard.append(waited_s)
+        if len(heard) == 3:
+            go_on.set()
+            return math.inf
+        return 0.05
+
+    with ThreadPoolExecutor(1) as pool, store_of(store.database_url).open() as other:
+        first = pool.submit(store.holding_catalogue, hold)
+        assert held.wait(WAIT_S)
+        second = other.holding_catalogue(lambda: "mine", waiting=Waiting(stopwatch, on_wait))
+        first.result(WAIT_S)
+
+    assert second == "mine"
+    assert heard[0] == 0.0
+    assert 0.05 <= heard[1] < heard[2] <= stopwatch.times().seconds[Stage.LOCKING]
+
+
+def test_of_a_lock_that_is_free_nobody_is_told(store: VectorStore) -> None:
+    heard, stopwatch = list[float](), Stopwatch("embeddings")
+    waiting = Waiting(stopwatch, lambda waited_s: heard.append(waited_s) or math.inf)
+
+    assert store.holding_outcomes(lambda: "mine", waiting) == "mine"
+
+    assert heard == []
+    assert stopwatch.times().seconds[Stage.LOCKING] == 0.0
+
+
+def test_who_waited_long_enough_gives_up_however_often_it_was_told(store: VectorStore) -> None:
+    heard = list[float]()
+    waiting = Waiting(on_wait=lambda waited_s: heard.append(waited_s) or 0.1)
+    hasty = store_of(store.database_url, retry_for_s=0)
+
+    def give_up() -> None:
+        with hasty.open(), pytest.raises(DatabaseBusy, match="the catalogue"):
+            hasty.holding_catalogue(lambda: None, 0.25, waiting)
+
+    store.holding_catalogue(give_up)
+
+    assert 0.0 in heard
+    assert max(heard) < 0.25
 
 
 def test_work_under_the_catalogue_lock_is_begun_again_when_the_lock_is_lost(

@@ -19,6 +19,7 @@ from rba_pipeline.core.errors import DocumentRejected, ParsingStopped
 from rba_pipeline.core.parsing.endings import require_supported
 from rba_pipeline.core.parsing.limits import ParseLimits
 from rba_pipeline.resources.catalogue import Entry, write_entries
+from rba_pipeline.resources.isolated_parser import OutOfTime
 from rba_pipeline.resources.parsed_parts import write_part
 from rba_pipeline.resources.source_folder import Found, SourceFolder
 from rba_pipeline.resources.store_root import StoreRoot
@@ -45,7 +46,7 @@ class Parser(Protocol):
     limits: ParseLimits
 
     def parse(self, raw: bytes, *, path: str, stated: Stated | None) -> Parsed:
-        """Return what a file is made of, or raise ``DocumentRejected``."""
+        """Return what a file is made of, or raise ``DocumentRejected``, or ``OutOfTime``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,11 @@ class CatalogueRefresh:
         self.entries = dict(self.before)
         changed = [file for file in wanted if not self._is_unchanged(file)]
         for done, file in enumerate(sorted(changed, key=lambda file: file.path), start=1):
-            self._take(file)
+            try:
+                self._take(file)
+            except OutOfTime:
+                self.left = len(changed) - done + 1
+                break
             if on_progress is not None:
                 on_progress(done, len(changed))
             if len(self._pending) >= DOCUMENTS_PER_PART or self._characters >= CHARACTERS_PER_PART:

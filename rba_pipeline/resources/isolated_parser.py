@@ -30,14 +30,29 @@ class Unanswered(Exception):
         self.from_outside = from_outside
 
 
+class OutOfTime(Exception):
+    """A file takes longer than somebody in haste waits for it; it is not to blame."""
+
+
 class IsolatedParser:
     """Parses files in one process: started for the first, kept, replaced when it breaks.
 
     To be closed, as a context manager, by the thread that uses it.
     """
 
-    def __init__(self, limits: ParseLimits = DEFAULT_LIMITS, program: str = PROGRAM) -> None:
+    def __init__(
+        self,
+        limits: ParseLimits = DEFAULT_LIMITS,
+        program: str = PROGRAM,
+        file_s: float | None = None,
+    ) -> None:
+        """Name the limits; no process is started.
+
+        Args:
+            file_s: How long to wait for one file, where its own limits let it take longer.
+        """
         self.limits = limits
+        self._file_s = file_s
         self._program = program
         self._process: ParserProcess | None = None
 
@@ -70,6 +85,7 @@ class IsolatedParser:
             ParsingStopped: ``too_many_pages``, ``too_large``, ``timeout``, ``bomb`` (memory) or
                 ``crashed``.
             ParserUnavailable: No process can be started.
+            OutOfTime: It takes longer than ``file_s``.
         """
         asking = question(raw, path=path, stated=stated)
         for is_last in (False, True):
@@ -91,11 +107,15 @@ class IsolatedParser:
         raise RuntimeError("the last try neither answers nor refuses; this is a bug in the parser")
 
     def _asked(self, process: ParserProcess, asking: bytes) -> Parsed:
+        patience_s: float = PATIENCE * self.limits.max_parse_s
+        wait_s = patience_s if self._file_s is None else min(self._file_s, patience_s)
         try:
-            answer = process.ask(asking, PATIENCE * self.limits.max_parse_s)
+            answer = process.ask(asking, wait_s)
             if answer is not None:
                 return told(answer)
         except TimeoutError:
+            if wait_s < patience_s:
+                raise OutOfTime from None
             raise Unanswered(overdue(self.limits), from_outside=True) from None
         except ParserOutOfMemory:
             raise Unanswered(out_of_memory(self.limits)) from None

@@ -25,6 +25,8 @@ from rba_pipeline.resources.source_folder import Found, LocalFolder, open_source
 from rba_pipeline.resources.store_root import StoreRoot
 from rba_pipeline_tests.resources.corpus import EVER, TODAY, Corpus, text_of
 
+POISONED = "rba_pipeline_tests.resources.poisoned_child"
+
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
@@ -160,6 +162,22 @@ def test_what_time_does_not_reach_is_left_and_nothing_is_gone_before_it(corpus: 
     assert between == ["a.txt", "b.txt", "kept.txt"]
     assert (second.left, second.parsed, second.removed) == (0, 1, 1)
     assert corpus.paths() == ["z.txt", "b.txt", "kept.txt"]
+
+
+def test_a_file_that_takes_too_long_for_a_look_is_left_and_not_quarantined(corpus: Corpus) -> None:
+    corpus.put("a.txt", "wait")
+    corpus.put("b.txt", text_of("4 May 2020"))
+    source = LocalFolder(str(corpus.folder))
+    place = Place(StoreRoot(str(corpus.store)), "c", "catalogue/c")
+
+    with IsolatedParser(program=POISONED, file_s=0.05) as parser:
+        refresh = CatalogueRefresh(place, source, parser, {}, {})
+        refresh.run(source.walk(), None)
+    corpus.put("a.txt", text_of("3 May 2020"))
+    after = corpus.refresh()
+
+    assert (refresh.left, refresh.parsed, refresh.entries) == (2, 0, {})
+    assert (after.left, after.parsed, after.documents) == (0, 2, 2)
 
 
 def test_a_kill_loses_only_what_was_not_flushed(corpus: Corpus) -> None:

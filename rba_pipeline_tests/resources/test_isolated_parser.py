@@ -24,7 +24,7 @@ from rba_pipeline.core.errors import (
 )
 from rba_pipeline.core.parsing.files import parse
 from rba_pipeline.core.parsing.limits import DEFAULT_LIMITS, LIMITS, ParseLimits
-from rba_pipeline.resources.isolated_parser import IsolatedParser, ended
+from rba_pipeline.resources.isolated_parser import IsolatedParser, OutOfTime, ended
 from rba_pipeline.resources.parser_messages import (
     ParserBroke,
     ParserOutOfMemory,
@@ -127,6 +127,14 @@ def test_a_file_that_never_ends_is_stopped_by_the_clock_though_it_computes_nothi
     with IsolatedParser(HASTY, POISONED) as parser:
         assert told_by(parser, b"wait") == "timeout"
         assert told_by(parser, b"after") == "after"
+
+
+def test_a_file_that_takes_longer_than_somebody_in_haste_waits_is_not_blamed() -> None:
+    with IsolatedParser(program=POISONED, file_s=0.05) as parser:
+        with pytest.raises(OutOfTime):
+            told_by(parser, b"wait")
+
+        assert children() == []
 
 
 # What is not the file's doing

@@ -24,6 +24,7 @@ from rba_pipeline.settings import SAMPLE_CORPUS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_S = 100
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Installation:
     def start_dagster(self, *words: str) -> "subprocess.Popen[str]":
         """Start the command ``dagster``, in a process group of its own."""
         return subprocess.Popen(
-            [str(Path(sys.executable).with_name("dagster")), *words],
+            [DAGSTER, *words],
             cwd=self.folder,
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,

@@ -9,10 +9,9 @@ What is done with the commands of ``documented.py``:
   ``ELSEWHERE``.
 * ``python -m``: the module explains itself, and its explanation has every option; called in
   ``ELSEWHERE``.
-* ``dagster asset materialize``: called in ``test_pipeline.py``, as it is said.
+* ``dagster``: called in ``test_pipeline.py``, as it is said.
 * ``rba-pipeline`` and ``dagster``: read by their own parsers as well, up to where work would begin.
-  A wrong command, option, choice or number of arguments fails; presets have to exist. This is all
-  that is done with ``dagster dev``.
+  A wrong command, option, choice or number of arguments fails; presets have to exist.
 * ``docker compose``: only the one command, for a file that ``test_compose.py`` looks at.
 
 Names like ``ID`` stand for values; in ``ELSEWHERE``, partitions, folders and numbers may be others.
@@ -130,7 +129,7 @@ def test_every_command_is_of_a_program_that_is_tried_here() -> None:
     assert programs == PROGRAMS - {"docker"}
     assert {words[0] for words in mentions()} <= PROGRAMS
     assert named("docker") == [["compose", "up", "--build"]]
-    assert named("dagster") == [*named("dagster", "asset", "materialize"), ["dev"]]
+    assert named("dagster")[1:] == [["dev"]]
 
 
 def test_commands_in_sentences_and_tables_are_seen() -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +11,7 @@ import pytest
 
 from rba_pipeline import local_env
 from rba_pipeline.resources.ports import free_port, somebody_listens
+from rba_pipeline_tests.installation import DAGSTER
 from rba_pipeline_tests.stack_project import (
     Up,
     free_ports,
@@ -22,8 +22,6 @@ from rba_pipeline_tests.stack_project import (
     stop_database,
     wait_for_none_of,
 )
-
-DAGSTER = str(Path(sys.executable).with_name("dagster"))
 
 USE_BOTH = """
 import json, os

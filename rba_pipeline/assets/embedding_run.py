@@ -120,7 +120,8 @@ class EmbeddingRun:
 
         def write() -> None:
             # Read here: somebody may have given a text a second chance meanwhile.
-            before = self.embedding_store.earlier(self.window, self.info.space.id)
+            with self.stopwatch.stage(Stage.READING):
+                before = self.embedding_store.earlier(self.window, self.info.space.id)
             rows = (
                 outcome_of(
                     name, tokens, state, rejection=rejections.get(name), before=before.get(name)
@@ -136,7 +137,8 @@ class EmbeddingRun:
             self.vector_store.holding_outcomes(
                 write, Waiting(self.stopwatch, waiting_for(self.context, _WRITER))
             )
-        return self.embedding_store.outcomes(self.window)
+        with self.stopwatch.stage(Stage.READING):
+            return self.embedding_store.outcomes(self.window)
 
     def verdicts(self) -> list[Verdict]:
         """Return what the checks find, none of them failed.

@@ -1,12 +1,17 @@
 """When documents are cut: whenever they or the way of cutting changed."""
 
+from collections.abc import Iterator
+from itertools import count
+
 import dagster as dg
 
 from rba_pipeline.assets.checks import check_results, check_specs
+from rba_pipeline.assets.progress import ProgressReport
 from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.assets.timings import times_of
 from rba_pipeline.core.checks import unique_chunk_ids
-from rba_pipeline.core.chunks import Chunker
+from rba_pipeline.core.chunks import Chunk, Chunker
+from rba_pipeline.core.documents import Document
 from rba_pipeline.core.promises import require
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.resources.chunking import Chunking
@@ -45,9 +50,17 @@ def chunks_asset(
             settings = chunking.settings(embedding.handshake())
             tokenizer = records.tokenizer(settings.tokenizer_sha256, embedding.client.tokenizer)
 
-        chunker = Chunker(settings, tokenizer)
+        chunker, progress = Chunker(settings, tokenizer), ProgressReport(context, "documents")
+        with stopwatch.stage(Stage.READING):
+            done, documents = count(1), records.count_documents(window)
+
+        def cut(document: Document) -> Iterator[Chunk]:
+            yield from chunker.cut(document)
+            progress.of_items(next(done), documents)
+
         with stopwatch.stage(Stage.WRITING):
-            written = records.write_chunks(window, settings.chunking_id, chunker.cut, stopwatch)
+            written = records.write_chunks(window, settings.chunking_id, cut, stopwatch)
+            progress.last_of_items()
 
         with stopwatch.stage(Stage.CHECKING):
             kept, distinct = records.count_chunk_ids(window, settings.chunking_id)

@@ -55,8 +55,8 @@ def documents_asset(
         def bring_up_to_date() -> tuple[Refreshed, Catalogue, Written, Verdict]:
             with stopwatch.stage(Stage.LISTING):
                 progress = ProgressReport(context, "files")
-                refreshed = source.refresh(day, progress.of_files, stopwatch)
-                progress.last_of_files()
+                refreshed = source.refresh(day, progress.of_items, stopwatch)
+                progress.last_of_items()
             with stopwatch.stage(Stage.READING):
                 catalogue = source.catalogue(day)
                 entries = catalogue.documents(window.start, window.end)

@@ -28,8 +28,8 @@ class ProgressReport:
 
         return heard
 
-    def of_files(self, done: int, total: int) -> None:
-        """Hear of so many files."""
+    def of_items(self, done: int, total: int) -> None:
+        """Hear of so many files, or documents."""
         self._heard(done, total, "")
 
     def last_of_texts(self, traffic: Traffic) -> None:
@@ -37,8 +37,8 @@ class ProgressReport:
         if self._progress is not None:
             self._say(self._progress.last(traffic.done, traffic.seconds), "")
 
-    def last_of_files(self) -> None:
-        """Say what it took to read all files, unless there was none to read."""
+    def last_of_items(self) -> None:
+        """Say what it took to do all of them, unless there was none."""
         if self._progress is not None:
             seconds = time.monotonic() - self._began_s
             self._say(self._progress.last(self._progress.total, seconds), "")

@@ -133,6 +133,14 @@ class RecordStore(dg.ConfigurableResource):
         """
         return self._metadata(self.documents_path(window), "documents")["digest"]
 
+    def count_documents(self, window: Window) -> int:
+        """Return how many documents of ``window`` are kept.
+
+        Raises:
+            RecordMissing: The partition has no documents file yet.
+        """
+        return int(self._metadata(self.documents_path(window), "documents")["rows"])
+
     def documents(self, window: Window, digest: str | None = None) -> Iterator[Document]:
         """Yield the documents of ``window`` in the order in which they were written.
 

@@ -46,8 +46,8 @@ def observed(asset: str) -> list[dict[str, Any]]:
     return [{name: value.value for name, value in each.metadata.items()} for each in made if each]
 
 
-def until_observed(asset: str, done: int = 0) -> dict[str, Any]:
-    """Return the first observation with ``done`` texts, as soon as there is one.
+def until_observed(asset: str, **figures: Any) -> dict[str, Any]:
+    """Return the first observation with these ``figures``, as soon as there is one.
 
     Dagster is asked again and again. Its watch of a SQLite log hears of writes to the one file, but
     events are written to the journal beside that, and come into the file at some later time.
@@ -55,10 +55,10 @@ def until_observed(asset: str, done: int = 0) -> dict[str, Any]:
     never = threading.Event()
     for _ in range(RUN_S * 20):
         for each in observed(asset):
-            if each["texts_done"] == done:
+            if figures.items() <= each.items():
                 return each
         never.wait(0.05)
-    raise AssertionError(f"no {done} texts were observed of {asset} within {RUN_S} s")
+    raise AssertionError(f"{figures} was not observed of {asset} within {RUN_S} s")
 
 
 def log_lines(run_id: str) -> Iterator[str]:
@@ -87,7 +87,7 @@ def test_a_slow_step_says_how_far_it_is_while_it_runs_and_in_the_end_all(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, project)
         # On a slow machine it is said before of fewer.
-        early = until_observed("embeddings", done=8)
+        early = until_observed("embeddings", texts_done=8)
         was_running = not running.done()
         seen.set()
         result = running.result(RUN_S)
@@ -114,7 +114,7 @@ def test_a_step_that_waits_says_for_whom(project: Installation, oracle: OracleSe
     oracle.script = hold_all
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, project)
-        early = until_observed("embeddings")
+        early = until_observed("embeddings", texts_done=0)
         seen.set()
         result = running.result(RUN_S)
 
@@ -129,6 +129,7 @@ def test_a_run_that_waits_for_another_to_read_the_source_says_so_and_counts_it_a
     project: Installation,
 ) -> None:
     held, seen = threading.Event(), threading.Event()
+    whom = "another run or command that reads the source"
 
     def hold() -> None:
         held.set()
@@ -139,18 +140,16 @@ def test_a_run_that_waits_for_another_to_read_the_source_says_so_and_counts_it_a
         assert held.wait(RUN_S)
         running = pool.submit(run, project)
         try:
-            until_observed("documents")
+            early = until_observed("documents", waiting_for=whom)
         finally:
             seen.set()
         result = running.result(RUN_S)
         holding.result(RUN_S)
 
-    early, told = observed("documents")[0], result.metadata["documents"]
-    whom = "another run or command that reads the source"
-    assert early["waiting_for"] == whom
+    told = result.metadata["documents"]
     # Once it is sure to last longer than a moment.
     assert early["seconds_waited"] >= 2
-    assert any(f"wait for {whom}, 2 s so far" in line for line in log_lines(result.run_id))
+    assert any(f"wait for {whom}, " in line for line in log_lines(result.run_id))
     assert told["seconds_locking"] >= early["seconds_waited"]
     assert told["seconds_database"] < told["seconds"] - told["seconds_locking"]
     with dg.DagsterInstance.get() as instance:
@@ -176,4 +175,6 @@ def test_the_last_figures_are_the_totals_and_of_nothing_to_be_done_nothing_is_sa
     assert of_texts["texts_done"] == embeddings["embedded"] + embeddings["quarantined"] == 40
     assert of_texts["texts_left"] == of_files["files_left"] == 0
     assert of_files["files_done"] == made["documents"]["parsed_files"] == 2
+    [of_documents] = observed("chunks")
+    assert (of_documents["documents_done"], of_documents["documents_left"]) == (1, 0)
     assert (observed("embeddings"), observed("documents")) == said

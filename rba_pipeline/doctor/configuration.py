@@ -34,7 +34,10 @@ def readable_settings(environment: Mapping[str, str]) -> tuple[Settings, list[Fi
     Raises:
         BadSetting: No variable alone is wrong, but they do not fit together.
     """
-    good, bad = dict(environment), list[Finding]()
+    try:
+        return Settings.read(environment), []
+    except BadSetting:
+        good, bad = dict(environment), list[Finding]()
     for name in sorted(environment):
         if not name.startswith(_PREFIXES):
             continue

@@ -311,6 +311,15 @@ def test_every_variable_that_is_wrong_is_named(
     assert "nobody reads EMBEDDING_BATCHSIZE: is it misspelt?" in result.output
 
 
+def test_variables_that_are_right_only_together_are_right(
+    well: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBA_CHUNK_TOKENS", "96")
+    monkeypatch.setenv("RBA_CHUNK_OVERLAP", "0")
+
+    assert "configuration" not in not_ok(examined(0))
+
+
 def test_the_services_variables_are_the_ones_that_it_reads() -> None:
     fields = {f"EMBEDDING_{name.upper()}" for name in ServiceSettings.model_fields}
 

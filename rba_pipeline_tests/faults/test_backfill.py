@@ -21,12 +21,6 @@ pytestmark = [pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(300)]
 LAUNCH, CANCEL, FOLLOW, EXAMINE = of_a_daemon()
 
 
-@pytest.fixture(scope="module")
-def live_settings(live_settings: dict[str, str]) -> dict[str, str]:
-    """Have chunks that suit the usual overlap too: doctor reads every variable by itself."""
-    return {**live_settings, "RBA_CHUNK_TOKENS": "128"}
-
-
 @pytest.fixture
 def oracle(live_oracle: OracleService) -> OracleService:
     return live_oracle

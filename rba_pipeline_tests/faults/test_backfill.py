@@ -18,7 +18,7 @@ from rba_pipeline_tests.oracle_service import OracleService
 pytestmark = [pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(300)]
 
 # All of them: with one more in the pages, this fails.
-LAUNCH, CANCEL, FOLLOW, EXAMINE = of_a_daemon()
+MEND, LAUNCH, CANCEL, FOLLOW, EXAMINE = of_a_daemon()
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def test_a_backfill_runs_with_its_values_and_ends_green(
     check_invariants(project, oracle, results, resent=0)
 
 
-def test_a_backfill_is_cancelled_with_its_runs_and_followed_to_that_end(
+def test_a_backfill_is_cancelled_with_its_runs_and_another_one_mends_it(
     live: LiveDagster, project: Installation, oracle: OracleService
 ) -> None:
-    fill(project, 3)
+    keys = fill(project, 3)
     reached, gone = threading.Event(), threading.Event()
 
     def hold(number: int, texts: list[str]) -> None:
@@ -84,6 +84,15 @@ def test_a_backfill_is_cancelled_with_its_runs_and_followed_to_that_end(
     assert ended.status is BulkActionStatus.CANCELED
     assert {run.status for run in live.runs(ended.backfill_id)} == {DagsterRunStatus.CANCELED}
     assert project.rows() == {}
+
+    in_vain = sum(map(len, oracle.sent))
+    mended = called(*MEND)
+
+    [again] = live.instance.get_backfills(limit=1)
+    assert mended.exit_code == 0, mended.output
+    assert again.partition_names == keys
+    results = [result_of(live.instance, run) for run in live.runs(again.backfill_id)]
+    check_invariants(project, oracle, results, resent=in_vain)
 
 
 def with_name(words: list[str], name: str) -> list[str]:

@@ -274,6 +274,8 @@ def test_a_run_that_failed_with_a_reason_is_not_launched_again(
     [failed] = watched.runs()
     oracle.script = lambda number, texts: None
     watched.project.run(key)
+    # The sensor forgets that it has asked: the next test has the same documents.
+    watched.settled()
 
     assert failed.status is DagsterRunStatus.FAILURE
     assert failed.tags[MAX_RETRIES_TAG] == "1"

@@ -106,7 +106,7 @@ def measured(precision: str, plan: Plan) -> Roofline:
         turns = _Turns(server, loop, texts, plan, shape=shape, precision=precision)
         turns.warm_up()
         rounds = [turns.round(number) for number in range(plan.rounds)]
-    return Roofline(precision, shape, loop.lengths, rounds)
+    return Roofline(precision, shape, loop.lengths, rounds, plan.device)
 
 
 class _Turns:

@@ -31,17 +31,23 @@ def text(rooflines: Sequence[Roofline]) -> str:
 
 
 def goals(rooflines: Sequence[Roofline]) -> list[Goal]:
-    """Return what was promised of the precisions that were measured."""
+    """Return what was promised of the precisions that were measured; shares, of a CPU only."""
     found = []
     for roofline in rooflines:
         name = roofline.precision
-        http = roofline.http_share().middle
-        found.append(Goal(f"{name}: HTTP service, share of the bare loop", http, _HTTP_SHARE))
-        if name in _WITH_A_PEAK_TO_REACH:
-            peak = roofline.peak_share(attention=True).middle
-            found.append(Goal(f"{name}: bare loop, share of the matrix peak", peak, _PEAK_SHARE))
+        if roofline.device == "cpu":
+            found += _shares(roofline)
         padding = max(r.padding_share for r in roofline.rounds)
         found.append(Goal(f"{name}: padding", padding, _PADDING_SHARE, at_most=True))
+    return found
+
+
+def _shares(roofline: Roofline) -> list[Goal]:
+    name, http = roofline.precision, roofline.http_share().middle
+    found = [Goal(f"{name}: HTTP service, share of the bare loop", http, _HTTP_SHARE)]
+    if name in _WITH_A_PEAK_TO_REACH:
+        peak = roofline.peak_share(attention=True).middle
+        found.append(Goal(f"{name}: bare loop, share of the matrix peak", peak, _PEAK_SHARE))
     return found
 
 

@@ -95,6 +95,7 @@ class Roofline:
     shape: Shape
     lengths: Sequence[int]
     rounds: Sequence[Round]
+    device: str = "cpu"
 
     def http_share(self) -> Spread:
         """Return the HTTP service's speed as a share of the bare loop's."""

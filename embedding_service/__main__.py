@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
-    _share_the_cores()
+    _wait_without_spinning()
     given = {"host": asked.host, "port": asked.port}
     try:
         settings = read_settings(**{name: v for name, v in given.items() if v is not None})
@@ -38,10 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _share_the_cores() -> None:
+def _wait_without_spinning() -> None:
     """Set what the libraries below read once, when they are loaded."""
-    # The model has the cores; a tokenizer with threads of its own would take them away.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # By default a thread that is done with its part of an operation spins until the others are.
     # With one other busy process on two cores that more than halved the speed: 1,380 tokens/s
     # against 3,030 (MiniLM, texts of about 90 tokens). Alone, both are within the machine's noise.

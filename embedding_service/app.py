@@ -32,16 +32,17 @@ _logger = logging.getLogger(__name__)
 
 # Hardly more than attention is padded: a seventh of a pass over texts of the usual lengths, on two
 # cores, and twice that at the margin, because it grows with the square of the longest.
-_PADDING_COST = 0.3
 # On two cores a pass of more than about 2,048 padded tokens is slower per token, not faster; an
-# accelerator wants passes large enough to hide what each costs to launch.
-_CPU_BATCH = BatchLimits(max_texts=32, max_padded_tokens=2048, padding_cost=_PADDING_COST)
+# accelerator wants passes large enough to hide what each costs to launch: on an H100 as much as
+# 4,000 to 8,000 tokens. There flash attention pads nothing, and where it is not to be had (in fp32,
+# say) attention was a tenth of a pass.
+_CPU_BATCH = BatchLimits(max_texts=32, max_padded_tokens=2048, padding_cost=0.3)
 _ACCELERATOR_BATCH = BatchLimits(
     max_texts=256,
-    max_padded_tokens=65_536,
+    max_padded_tokens=32_768,
     look_ahead=2048,
-    pass_tokens=1024,
-    padding_cost=_PADDING_COST,
+    pass_tokens=4096,
+    padding_cost=0.1,
 )
 # Up to this length attention is the smaller part of the work; batches of longer texts hold fewer
 # padded tokens, in proportion.

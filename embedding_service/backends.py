@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import platform
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def load_backend(settings: Settings) -> Backend:
     """
     folder = find_model(settings.model, settings.model_revision)
     device = _device(settings.device)
+    # On a CPU the model has the cores, and a tokenizer with threads of its own would take them
+    # away. Elsewhere it may have them all: a core reads more slowly than an accelerator computes.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if device == "cpu" else "true")
     choice = choose(settings.runtime, settings.precision, device=device, openvino=_openvino(device))
     _logger.info("%s on %s: %s in %s", folder.name, device, choice.runtime, choice.precision)
     if choice.runtime == "openvino":

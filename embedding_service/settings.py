@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=2**20,
-        description="Most padded tokens in one forward pass; by default 2048 on a CPU, else 65536.",
+        description="Most padded tokens in one forward pass; by default 2048 on a CPU, else 32768.",
     )
     max_queue_tokens: int = Field(
         default=2**21,

@@ -5,9 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
+from embedding_service.backend.packing import LARGEST_STEP
+
 _NAME = "text_by_text"
+# Flash attention takes texts as they lie, one behind the other. It computes in these only, and its
+# kernels need a card of NVIDIA's Ampere generation or later.
+_FLASH_DTYPES = (torch.bfloat16, torch.float16)
+_FLASH_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +24,18 @@ class Layout:
     cells: Tensor
     table: Tensor
     mask: Tensor
+    bounds: Tensor | None = None
+    """Where each text begins among the tokens, then where the filling begins and ends: int32, shape
+    ``(n + 2,)``; only where attention needs no table, see ``is_flat``."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, cells: Tensor, table: Tensor, mask: Tensor) -> "Layout":
+        """Return the layout of a pass of ``model``."""
+        if not is_flat(model):
+            return cls(cells, table, mask)
+        ends = mask.sum(dim=1).cumsum(0)
+        first, last = ends.new_zeros(1), ends.new_full((1,), len(cells))
+        return cls(cells, table, mask, torch.cat((first, ends, last)).int())
 
     def rows(self, x: Tensor) -> Tensor:
         """Return ``x``, shape ``(tokens, width)``, as a table: ``(n, longest, width)``."""
@@ -47,14 +66,38 @@ class Layout:
         flat = mixed.transpose(1, 2).reshape(-1, heads * head_size)
         return flat.index_select(0, self.cells).view(1, -1, heads, head_size)
 
+    def attend_flat(
+        self, query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float | None
+    ) -> Tensor:
+        """Return what ``attend`` does, without the table; ``bounds`` as in this layout."""
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        longest = max(self.table.shape[1], LARGEST_STEP)
+        mixed = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale)
+        if not isinstance(mixed, Tensor):
+            raise TypeError(f"expected one tensor of flash attention, got {type(mixed).__name__}")
+        return mixed[None]
+
     def _by_head(self, x: Tensor) -> Tensor:
         heads, head_size = x.shape[1], x.shape[3]
         rows = self.rows(x.transpose(1, 2).reshape(-1, heads * head_size))
         return rows.view(*self.table.shape, heads, head_size).transpose(1, 2)
 
 
+def is_flat(model: PreTrainedModel) -> bool:
+    """Return whether ``model`` attends without a table, and so computes nothing for its padding."""
+    return (
+        model.device.type == "cuda"
+        and model.dtype in _FLASH_DTYPES
+        # Its attention adds something to the products, and flash attention takes no such thing.
+        and model.config.model_type != "mpnet"
+        and torch.cuda.get_device_capability(model.device) >= _FLASH_CAPABILITY
+    )
+
+
 def prepare(model: PreTrainedModel) -> None:
     """Have ``model`` attend text by text; to be done once, before ``hidden_states``."""
+    # cuDNN prepares anew for each number and length of texts, and hardly two passes share them.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     # MPNet's layers know no other attention than their own.
     if model.config.model_type != "mpnet":
         AttentionInterface.register(_NAME, _attend)
@@ -91,6 +134,8 @@ def _attend(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it in place of its own; ``layout`` comes from ``hidden_states``."""
+    if layout.bounds is not None:
+        return layout.attend_flat(query, key, value, layout.bounds, scaling), None
     return layout.attend(query, key, value, layout.seen, scaling), None
 
 

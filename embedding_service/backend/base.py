@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -79,7 +79,7 @@ class Work:
 
 
 class Backend(Protocol):
-    """A loaded model. All but ``encode`` may be called from any thread, at any time."""
+    """A loaded model. Any thread may call all but ``encode`` and ``begin``, at any time."""
 
     @property
     def space(self) -> Space: ...
@@ -104,6 +104,10 @@ class Backend(Protocol):
 
     @property
     def cores(self) -> int: ...
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device computes one pass while this process prepares the next."""
 
     @property
     def prompts(self) -> Prompts: ...
@@ -144,4 +148,12 @@ class Backend(Protocol):
 
         Raises:
             MemoryError: The device has not enough for so much at once.
+        """
+
+    def begin(self, batch: Sequence[TokenIds]) -> Callable[[], Vectors]:
+        """Begin what ``encode`` does where passes overlap; the function returned waits for its end.
+
+        Either of the two raises what ``encode`` does. At most two passes are under way at once, and
+        they are ended in the order in which they were begun. Where passes do not overlap, nothing
+        need happen before the end is asked for.
         """

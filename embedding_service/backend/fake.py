@@ -4,6 +4,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,11 @@ class FakeBackend:
         native_tokens: int | None = None,
         prompts: Prompts | None = None,
         matryoshka: Matryoshka | None = None,
+        overlaps: bool = False,
         before_encode: Callable[[Sequence[TokenIds]], None] | None = None,
     ) -> None:
         """``before_encode`` runs inside ``encode``: it may wait, or raise in the model's place."""
+        self.overlaps = overlaps
         self.max_tokens = max_tokens
         self.native_tokens = native_tokens or max_tokens
         self.prompts = prompts or Prompts()
@@ -77,6 +80,8 @@ class FakeBackend:
         self.tokenizer_json = json.dumps(_TOKENIZER).encode()
         self.batches: list[list[int]] = []
         """Token counts of every batch that was computed, in order."""
+        self.begun: list[list[int]] = []
+        """Token counts of every batch that was begun, in order."""
         self.space = Space(
             model="fake",
             revision="0",
@@ -113,6 +118,10 @@ class FakeBackend:
             self._before_encode(batch)
         self.batches.append([len(ids) for ids in batch])
         return np.stack([self.vector(ids) for ids in batch])
+
+    def begin(self, batch: Sequence[TokenIds]) -> Callable[[], Vectors]:
+        self.begun.append([len(ids) for ids in batch])
+        return partial(self.encode, batch)
 
     def vector(self, ids: TokenIds) -> Vectors:
         """Return the only right vector for ``ids``, shape ``(dimensions,)``."""

@@ -1,8 +1,9 @@
 """The same model compiled by OpenVINO for this CPU, from a folder that was prepared before."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,6 @@ class OpenVinoBackend(TextModel):
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         return self._compiled.run(self.passed(batch))
+
+    def begin(self, batch: Sequence[TokenIds]) -> Callable[[], Vectors]:
+        return partial(self.encode, batch)

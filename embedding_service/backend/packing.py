@@ -15,13 +15,13 @@ from embedding_service.backend.base import TokenIds
 # pass over four short texts. So sizes are rounded up: to 16 per octave, and no further than to the
 # next multiple of 32. 1 to 2 % is computed in vain, and far more passes find their code made.
 _SIZES_PER_OCTAVE = 16
-_LARGEST_STEP = 32
+LARGEST_STEP = 32
 
 
 def rounded(tokens: int) -> int:
     """Return the least size of a pass that holds ``tokens`` ≥ 1: at most 1/16, or 31, more."""
     octave = 1 << tokens.bit_length() - 1
-    step = min(max(1, octave // _SIZES_PER_OCTAVE), _LARGEST_STEP)
+    step = min(max(1, octave // _SIZES_PER_OCTAVE), LARGEST_STEP)
     return -(-tokens // step) * step
 
 

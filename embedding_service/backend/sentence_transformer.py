@@ -1,13 +1,15 @@
 """A sentence-transformers model on torch, driven by ids that were tokenised once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from embedding_service.backend import attention
 from embedding_service.backend.agreement import LIKE_FP32, least_cosine, sample_ids
-from embedding_service.backend.base import Precision, TokenIds, Vectors
+from embedding_service.backend.base import Precision, TokenIds, Vectors, Work
 from embedding_service.backend.loading import load
 from embedding_service.backend.models import ModelFolder
 from embedding_service.backend.text_model import TextModel, Weights
@@ -36,6 +38,7 @@ class SentenceTransformerBackend(TextModel):
         """
         torch.set_num_threads(threads)
         self.device = device
+        self.overlaps = device == "cuda"
         self.cores = threads
         loaded = load(folder, device)
         self._body = loaded.body
@@ -47,6 +50,12 @@ class SentenceTransformerBackend(TextModel):
         )
         if precision != "fp32":
             self._convert(precision)
+
+    def work(self, lengths: Sequence[int]) -> Work:
+        found = super().work(lengths)
+        if not attention.is_flat(self._body.transformer):
+            return found
+        return dataclasses.replace(found, pairs=sum(length**2 for length in lengths))
 
     def _convert(self, precision: Precision) -> None:
         ids = sample_ids(self)
@@ -60,11 +69,36 @@ class SentenceTransformerBackend(TextModel):
         return np.concatenate([self.encode([ids]) for ids in texts])
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
+        return self.begin(batch)()
+
+    def begin(self, batch: Sequence[TokenIds]) -> Callable[[], Vectors]:
         arrays = self.passed(batch)
         try:
-            given = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
+            given = {name: self._sent(torch.from_numpy(a)) for name, a in arrays.items()}
             with torch.inference_mode():
-                vectors: Vectors = self._body(**given).cpu().numpy()
+                return _arrives(self._body(**given))
         except torch.OutOfMemoryError as error:
             raise MemoryError(f"{self.device}: {error}") from error
-        return vectors
+
+    def _sent(self, array: Tensor) -> Tensor:
+        # From memory that can be swapped out, a copy would wait until the pass before has ended.
+        pinned = array.pin_memory() if self.overlaps else array
+        return pinned.to(self.device, non_blocking=self.overlaps)
+
+
+def _arrives(vectors: Tensor) -> Callable[[], Vectors]:
+    """Return a function that waits for ``vectors``, and for nothing that is begun after this."""
+    if vectors.device.type != "cuda":
+        found: Vectors = vectors.cpu().numpy()
+        return lambda: found
+    here = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    here.copy_(vectors, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def wait() -> Vectors:
+        arrived.synchronize()
+        array: Vectors = here.numpy()
+        return array
+
+    return wait

@@ -37,6 +37,8 @@ class Weights:
 class TextModel:
     """Every promise of ``Backend`` that needs no model: those of texts, and of what is served."""
 
+    overlaps = False
+
     def __init__(
         self,
         description: Description,

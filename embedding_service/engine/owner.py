@@ -4,15 +4,16 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
-from embedding_service.backend.base import Backend, Work
+from embedding_service.backend.base import Backend, Vectors, Work
 from embedding_service.engine.memory import Footprint, MemoryGuard
 from embedding_service.engine.passes import Passes
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.engine.self_test import check_invariance
 from embedding_service.engine.stats import BatchFigures, Stats
 from embedding_service.engine.tickets import PendingRequest, Ticket
-from embedding_service.engine.waiting_line import WaitingLine
+from embedding_service.engine.waiting_line import Taken, WaitingLine
 from embedding_service.engine.watchdog import Watchdog
 from embedding_service.errors import (
     BackendFailed,
@@ -26,6 +27,14 @@ _logger = logging.getLogger(__name__)
 
 # One bad batch is its callers' misfortune; so many in a row may be the model's end.
 _DOUBTFUL_FAILURES = 5
+
+
+class _UnderWay(NamedTuple):
+    """A pass that was begun."""
+
+    batch: list[Ticket]
+    began: float
+    ended: Callable[[], Vectors]
 
 
 class Owner:
@@ -62,6 +71,8 @@ class Owner:
         self._thread = threading.Thread(target=self._own, name="model-owner", daemon=True)
         self._tested = threading.Event()
         self._computing: list[Ticket] = []
+        self._under_way: _UnderWay | None = None
+        self._free_at = 0.0
         self._failed_in_a_row = 0
         self._dying = threading.Lock()
         self.death: BaseException | None = None
@@ -100,19 +111,29 @@ class Owner:
         try:
             self._warm_up()
             self._tested.set()
-            while (taken := self._line.take(self.limits, self._footprint)) is not None:
+            while (taken := self._take()) is not None:
                 for request in taken.late:
                     request.settle(self._clock(), DeadlinePassed("no vectors within the deadline"))
                 if taken.batch:
-                    self._computing = taken.batch
-                    self._compute(taken.batch)
-                    self._computing = []
+                    self._computing = [*self._computing, *taken.batch]
+                    begun = self._begun(taken.batch)
+                    self._end()
+                    self._under_way = begun
+                if not (taken.batch and self._backend.overlaps):
+                    self._end()
+                self._computing = self._under_way.batch if self._under_way else []
                 if self._failed_in_a_row >= _DOUBTFUL_FAILURES:
+                    self._end()
                     # What no batch survives any more, such as a lost device, ends the process.
                     check_invariance(self._backend, self.passes.try_out)
                     self._failed_in_a_row = 0
+            self._end()
         except BaseException as error:  # noqa: BLE001 - handed to every waiting caller
             self._die(error)
+
+    def _take(self) -> Taken | None:
+        # While the device computes, what is there goes next, and nothing is waited for.
+        return self._line.take(self.limits, self._footprint, wait=self._under_way is None)
 
     def _footprint(self) -> Footprint | None:
         return self.passes.footprint
@@ -146,25 +167,33 @@ class Owner:
             request.settle(self._clock(), broken)
         self._on_death(error)
 
-    def _compute(self, batch: list[Ticket]) -> None:
+    def _begun(self, batch: list[Ticket]) -> "_UnderWay | None":
+        """Begin the pass of ``batch``; return None if there is nothing of it to wait for."""
         began = self._clock()
         texts = [ticket.ids for ticket in batch]
         try:
             # A first very long text takes several passes; queries are served between them.
             if self.passes.probe(texts) and self._line.put_back(batch):
                 self._charge(batch, self._clock() - began)
-                return
-            vectors = self.passes.run(texts)
+                return None
+            return _UnderWay(batch, began, self.passes.begin(texts))
         except Exception as error:  # noqa: BLE001 - handed to the callers of this batch
-            seconds = self._clock() - began
-            if isinstance(error, MemoryError) and self._put_back_for_smaller_passes(batch):
-                self._charge(batch, seconds)
-                self._stats.batch_failed(seconds)
-            else:
-                self._fail(batch, error, seconds)
+            self._failed(batch, error, self._clock() - began)
+            return None
+
+    def _end(self) -> None:
+        """Wait for the pass that is under way, if any, and hand out its vectors."""
+        if self._under_way is None:
+            return
+        batch, began, ended = self._under_way
+        self._under_way = None
+        try:
+            vectors = ended()
+        except Exception as error:  # noqa: BLE001 - handed to the callers of this batch
+            self._failed(batch, error, self._seconds_since(began))
             return
         self._failed_in_a_row = 0
-        seconds = self._clock() - began
+        seconds = self._seconds_since(began)
         lengths = [ticket.length for ticket in batch]
         needed = Work(sum(lengths), sum(length**2 for length in lengths))
         done = self._backend.work(lengths)
@@ -173,6 +202,18 @@ class Owner:
         for ticket, vector in zip(batch, vectors, strict=True):
             if ticket.request.deliver(ticket.index, vector):
                 ticket.request.settle(self._clock())
+
+    def _seconds_since(self, began: float) -> float:
+        """Return what a pass took that ends now, without its wait for the one before."""
+        since, self._free_at = max(began, self._free_at), self._clock()
+        return self._free_at - since
+
+    def _failed(self, batch: list[Ticket], error: Exception, seconds: float) -> None:
+        if isinstance(error, MemoryError) and self._put_back_for_smaller_passes(batch):
+            self._charge(batch, seconds)
+            self._stats.batch_failed(seconds)
+        else:
+            self._fail(batch, error, seconds)
 
     def _put_back_for_smaller_passes(self, batch: list[Ticket]) -> bool:
         """Halve all passes from now on; return False if ``batch`` cannot be computed in parts."""

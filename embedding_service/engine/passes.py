@@ -1,6 +1,7 @@
 """One pass of the model: watched, measured, and its result checked."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -94,6 +95,23 @@ class Passes:
         if reach < len(texts[0]):
             raise self._refusal(len(texts[0]))
         return self.try_out(texts)
+
+    def begin(self, texts: Sequence[TokenIds]) -> Callable[[], Vectors]:
+        """Begin what ``run`` does where passes overlap; the function returned ends it.
+
+        Either of the two raises what ``run`` does.
+        """
+        if not self._backend.overlaps:
+            return partial(self.run, texts)
+        with self._watchdog.watching():
+            ended = self._backend.begin(texts)
+
+        def vectors() -> Vectors:
+            with self._watchdog.watching():
+                found = ended()
+            return self._checked(found, len(texts))
+
+        return vectors
 
     def _refusal(self, length: int) -> TooLarge | MemoryFull:
         what = f"a text of {length} tokens"

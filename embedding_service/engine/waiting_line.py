@@ -110,16 +110,20 @@ class WaitingLine:
             self._changed.notify()
 
     def take(
-        self, limits: BatchLimits, footprint: Callable[[], Footprint | None] = lambda: None
+        self,
+        limits: BatchLimits,
+        footprint: Callable[[], Footprint | None] = lambda: None,
+        *,
+        wait: bool = True,
     ) -> Taken | None:
         """Wait until there is work; return the next batch, or None when the line is closed.
 
         All of a batch is of one lane. It is empty when everything in front was too late to be
-        worth computing. ``footprint`` is asked when there is work, for that of ``limits``: what
-        was free before the wait need not be free after it.
+        worth computing, or when there is nothing and ``wait`` is False. ``footprint`` is asked when
+        there is work, for that of ``limits``: what was free before the wait need not be free after.
         """
         with self._changed:
-            self._changed.wait_for(lambda: any(self._queues.values()) or self._closed)
+            self._changed.wait_for(lambda: any(self._queues.values()) or self._closed or not wait)
             if self._closed:
                 return None
             queue = self._next_queue()

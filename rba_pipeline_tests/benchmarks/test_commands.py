@@ -63,6 +63,7 @@ def test_fixed_settings_and_the_pace_that_is_found_send_every_passage(cache: Pat
 @pytest.mark.model
 @pytest.mark.long
 @pytest.mark.postgres
+@pytest.mark.timeout(900)
 def test_a_plan_is_held_against_runs_over_three_states_of_a_store(cache: Path) -> None:
     out = cache / "out.json"
 

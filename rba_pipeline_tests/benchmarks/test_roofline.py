@@ -1,5 +1,7 @@
 """Operations, batches and shares of the engine benchmark."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import engine_report
@@ -46,6 +48,13 @@ def test_shares_are_of_the_same_round() -> None:
     assert found.peak_share(attention=False).middle == pytest.approx(
         SHAPE.matrix_flops(30) / 2 / 1e6
     )
+
+
+def test_shares_are_promised_of_a_cpu_only() -> None:
+    on_cuda = replace(roofline(), device="cuda")
+
+    assert [goal.claim for goal in engine_report.goals([on_cuda])] == ["bf16: padding"]
+    assert len(engine_report.goals([roofline()])) == 3
 
 
 @pytest.mark.parametrize(

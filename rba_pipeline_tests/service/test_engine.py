@@ -42,14 +42,20 @@ class Spoilable(FakeBackend):
 class Harness:
     """An engine over a fake model whose batches can be held, spoilt or made deadly."""
 
-    def __init__(self, *, memory: MemoryGuard | None = None, watchdog_s: float = 300) -> None:
+    def __init__(
+        self,
+        *,
+        memory: MemoryGuard | None = None,
+        watchdog_s: float = 300,
+        overlaps: bool = False,
+    ) -> None:
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()
         self.gate.set()
         self.deaths: list[BaseException] = []
         self.died = threading.Event()
         self.on_batch: Callable[[Sequence[TokenIds]], None] = lambda batch: None
-        self.backend = Spoilable(before_encode=self._before)
+        self.backend = Spoilable(before_encode=self._before, overlaps=overlaps)
         self.stats = Stats()
         self.engine = Engine(
             self.backend,
@@ -119,13 +125,22 @@ class Waiter:
         return self.request.result()
 
 
-@pytest.fixture
-def harness() -> Iterator[Harness]:
-    harness = Harness()
+def started(*, overlaps: bool) -> Iterator[Harness]:
+    harness = Harness(overlaps=overlaps)
     harness.start()
     yield harness
     harness.gate.set()
     harness.engine.stop(WAIT_S)
+
+
+@pytest.fixture(params=[pytest.param(False, id="one-by-one"), pytest.param(True, id="overlapping")])
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    yield from started(overlaps=request.param)
+
+
+@pytest.fixture
+def overlapping() -> Iterator[Harness]:
+    yield from started(overlaps=True)
 
 
 def test_vectors_come_in_the_order_of_the_texts(harness: Harness) -> None:
@@ -156,6 +171,46 @@ def test_what_waits_while_the_model_is_busy_goes_together(harness: Harness) -> N
         waiter.result()
 
     assert harness.backend.batches == [[3], [3, 3, 3]]
+
+
+def test_where_passes_overlap_the_next_one_begins_before_the_last_one_ends(
+    overlapping: Harness,
+) -> None:
+    texts = [f"text {number}" for number in range(8)]
+    overlapping.gate.clear()
+    waiter = overlapping.submit(*texts)
+    assert overlapping.entered.acquire(timeout=WAIT_S)
+
+    assert overlapping.backend.begun == [[4] * 4] * 2
+    assert overlapping.backend.batches == []
+
+    overlapping.gate.set()
+    expected = [overlapping.backend.vector(overlapping.ids(text)) for text in texts]
+    assert np.array_equal(waiter.result(), expected)
+
+
+def test_of_two_passes_under_way_each_is_answered_for_itself(overlapping: Harness) -> None:
+    overlapping.fail_on(POISON, ValueError("bad numbers"))
+    overlapping.gate.clear()
+    first = overlapping.submit(*[POISON] * 4)
+    second = overlapping.submit(*["long text"] * 4)
+    overlapping.gate.set()
+
+    with pytest.raises(BackendFailed):
+        first.result()
+    assert second.result().shape == (4, 8)
+
+
+def test_stopping_does_not_wait_for_two_passes_that_hang(overlapping: Harness) -> None:
+    overlapping.gate.clear()
+    waiters = [overlapping.submit(*["x"] * 4), overlapping.submit(*["long text"] * 4)]
+    assert overlapping.entered.acquire(timeout=WAIT_S)
+
+    assert not overlapping.engine.stop(timeout_s=0)
+
+    for waiter in waiters:
+        with pytest.raises(Draining):
+            waiter.result()
 
 
 def test_a_failed_batch_fails_its_own_texts_and_the_next_one_runs(harness: Harness) -> None:
@@ -232,15 +287,16 @@ def test_any_number_of_poisoned_batches_leaves_a_healthy_model_in_service(
 def test_the_rest_of_a_failed_request_is_not_computed(harness: Harness) -> None:
     harness.fail_on(POISON, ValueError("bad"))
     harness.hold()
-    failing = harness.submit(POISON, "a", "b", "c", "d", "e")
+    failing = harness.submit(POISON, *["x"] * 11)
 
     harness.gate.set()
     with pytest.raises(BackendFailed):
         failing.result()
     harness.submit("after").result()
 
-    assert harness.backend.batches == [[3], [3]]
-    assert harness.stats.snapshot(0)["dropped_texts"] == 2
+    begun = [[3] * 4] if harness.backend.overlaps else []
+    assert harness.backend.batches == [[3], *begun, [3]]
+    assert harness.stats.snapshot(0)["dropped_texts"] == 8 - 4 * len(begun)
 
 
 def test_a_caller_who_left_is_not_computed(harness: Harness) -> None:

@@ -49,6 +49,10 @@ def test_texts_leave_in_order_of_arrival_when_alike() -> None:
     assert line.tokens("document") == 0
 
 
+def test_whoever_does_not_wait_is_told_that_there_is_nothing() -> None:
+    assert line_of(100).take(LIMITS, wait=False) == Taken([], [])
+
+
 def test_a_request_goes_in_whole_or_not_at_all() -> None:
     line = line_of(10)
     line.put(request(6))

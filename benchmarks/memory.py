@@ -15,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
+import requests
+
 from benchmarks import command_line
 from benchmarks.load_generator import LoadFigures, Setting, send_all
 from benchmarks.memory_report import ALLOWED_BYTES, Figures
@@ -91,13 +93,18 @@ def _under_load(
             load=load.result(),
             alone_s=alone_s,
             query_s=query_s.result(),
-            texts_per_request=_SETTING.batch_size,
+            pass_s=_longest_pass_s(server),
         )
 
 
 def _peak_at_the_end(server: ServerProcess, load: "Future[LoadFigures]") -> int:
     load.result()
     return server.peak_rss()
+
+
+def _longest_pass_s(server: ServerProcess) -> float:
+    stats = requests.get(f"{server.url}/health", timeout=60).json()["stats"]
+    return float(stats["longest_batch_s"])
 
 
 def _queries(url: str, query: Sequence[str], over: threading.Event) -> list[float]:

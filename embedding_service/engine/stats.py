@@ -27,6 +27,7 @@ class Snapshot(TypedDict):
     padded_pairs: int
     batches: int
     busy_s: float
+    longest_batch_s: float
     failed_batches: int
     dropped_texts: int
     refused_requests: int
@@ -64,6 +65,7 @@ class Stats:
             padded_pairs=0,
             batches=0,
             busy_s=0.0,
+            longest_batch_s=0.0,
             failed_batches=0,
             dropped_texts=0,
             refused_requests=0,
@@ -119,6 +121,7 @@ class Stats:
             figures["pairs"] += batch.needed.pairs
             figures["padded_pairs"] += batch.done.pairs
             figures["busy_s"] += batch.seconds
+            figures["longest_batch_s"] = max(figures["longest_batch_s"], batch.seconds)
             self._histograms["batch_texts"].add(batch.texts)
             self._histograms["batch_padded_tokens"].add(batch.done.tokens)
             self._histograms["batch_seconds"].add(batch.seconds)
@@ -153,5 +156,6 @@ class Stats:
             taken = self._figures.copy()
         taken["queue_tokens"] = queue_tokens
         taken["busy_s"] = round(taken["busy_s"], 6)
+        taken["longest_batch_s"] = round(taken["longest_batch_s"], 6)
         taken["uptime_s"] = round(self._clock() - self._began, 3)
         return taken

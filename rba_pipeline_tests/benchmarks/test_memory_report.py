@@ -11,7 +11,7 @@ def figures(peak: int, query_s: list[float], refusals: int = 3) -> Figures:
     )  # fmt: skip
     return Figures(
         idle=200, peak=peak, samples=[(i / 10, 200 + i) for i in range(100)], load=load,
-        alone_s=0.01, query_s=query_s, texts_per_request=2,
+        alone_s=0.01, query_s=query_s, pass_s=2.0,
     )  # fmt: skip
 
 

@@ -163,6 +163,12 @@ class OracleService:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        with self._lock:
+            return len(self._connections)
+
+    @property
     def texts_sent(self) -> list[str]:
         """All texts of all requests, those sent twice twice."""
         return [text for texts in self.sent for text in texts]

@@ -58,8 +58,9 @@ def one_message(recipe: Recipe, retried: tuple[type[RbaError], ...] = ()) -> Rec
                 yield from results_of_failure(context.asset_key.to_user_string(), error)
             # It says what to do; the traces of its causes would only bury it, and so would another
             # try: mostly, what may pass was waited for, and tried again, before it was raised.
+            where = f" (partition {context.partition_key})" if context.has_partition_key else ""
             raise dg.Failure(
-                f"{type(error).__name__}: {error}", allow_retries=isinstance(error, retried)
+                f"{type(error).__name__}: {error}{where}", allow_retries=isinstance(error, retried)
             ) from None
 
     return cast(Recipe, reported)

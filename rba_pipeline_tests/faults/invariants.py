@@ -1,5 +1,10 @@
-"""What holds after every fault: each chunk has its own vector, or a reason why it has none."""
+"""What holds after every fault: each chunk has its own vector, or a reason why it has none.
 
+The seven invariants of the fault suite, by number. I1 to I5 are of what a run leaves behind, I6 is
+of what it says when it fails, I7 of how it waits.
+"""
+
+import re
 import threading
 import time
 from collections import Counter
@@ -8,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import psycopg
 
+from rba_pipeline.core import errors
 from rba_pipeline.materialise import PartitionResult
 from rba_pipeline.partitions import today
 from rba_pipeline_tests.installation import Installation
@@ -17,6 +23,12 @@ from rba_pipeline_tests.resources.sample_records import sha256
 # Occurs in every document of these tests, and in no message, log or name.
 PHRASE = "figure"
 _GOING_S = 10
+# A failure as Dagster keeps it: of which step, its kind, what happened and what to do, and where.
+_FAILURE = re.compile(r"(?P<step>\w+): (?P<kind>\w+): .{20,} \(partition (?P<key>\S+)\)", re.DOTALL)
+_OTHERS = (
+    "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+    "AND backend_type = 'client backend'"
+)
 
 
 def check_invariants(
@@ -25,34 +37,82 @@ def check_invariants(
     results: Sequence[PartitionResult],
     *,
     resent: int,
+    quarantined: int = 0,
 ) -> None:
-    """Assert what users must be able to trust.
+    """Assert what users must be able to trust, once all runs have ended.
 
     Args:
         results: The last run of every partition.
         resent: How many texts may have been sent twice, over all runs.
+        quarantined: How many texts have a reason why they have no vector: no more, no fewer.
     """
-    rows = _every_chunk_has_one_vector(installation)
+    rows = _every_chunk_has_one_vector(installation, quarantined)
     _every_vector_is_its_own_texts(installation, rows)
     _every_text_has_an_outcome(installation, results)
     _little_was_sent_twice(oracle, rows, resent)
-    _nothing_is_left_over(installation)
-    for result in results:
-        check_message(result.failure or "")
+    check_nothing_is_left_over(installation, oracle)
+    for failed in filter(lambda result: result.failure, results):
+        check_failure([failed])
+    check_nothing_is_held(installation)
+
+
+def check_failure(results: Sequence[PartitionResult]) -> str:
+    """I6: assert that the one run failed and says how it should; return what it says."""
+    [result] = results
+    assert result.failure
+    told = _FAILURE.fullmatch(result.failure)
+    assert told, result.failure
+    assert issubclass(getattr(errors, told["kind"]), errors.RbaError)
+    assert told["key"] == result.key
+    check_message(result.failure)
+    return result.failure
 
 
 def check_message(message: str) -> None:
-    """Assert that a message gives away neither secret nor text."""
+    """I6: assert that a message gives away neither secret nor text."""
     assert KEY not in message
     assert PHRASE not in message
     assert "test@" not in message
 
 
-def _every_chunk_has_one_vector(installation: Installation) -> dict[str, tuple[str, str]]:
+def check_nothing_is_held(installation: Installation) -> None:
+    """I7: assert that nobody has an open transaction or a lock, as while a request is waited for.
+
+    Seen at one moment: at which no run reads or writes its state.
+    """
+    transactions = f"SELECT query {_OTHERS} AND xact_start IS NOT NULL"
+    locks = (
+        f"SELECT l.mode, a.query FROM pg_locks l JOIN (SELECT pid, query {_OTHERS}) a USING (pid)"
+    )
+    with psycopg.connect(installation.environment["RBA_DATABASE_URL"], autocommit=True) as link:
+        assert link.execute(transactions).fetchall() == []
+        assert link.execute(locks).fetchall() == []
+
+
+def check_nothing_is_left_over(installation: Installation, oracle: OracleService) -> None:
+    """I5: no worker thread, no connection to the service, and none to the database but ours."""
+    assert not [each for each in threading.enumerate() if each.name.startswith("embed")]
+    # A server takes a moment to see that a client has gone.
+    deadline = time.monotonic() + _GOING_S
+    with psycopg.connect(installation.environment["RBA_DATABASE_URL"], autocommit=True) as link:
+
+        def left() -> tuple[list[object], int]:
+            others = link.execute(f"SELECT application_name, query {_OTHERS}").fetchall()
+            return others, oracle.connections
+
+        while left() != ([], 0) and time.monotonic() < deadline:
+            link.execute("SELECT pg_sleep(0.05)")
+        assert left() == ([], 0)
+
+
+def _every_chunk_has_one_vector(
+    installation: Installation, quarantined: int
+) -> dict[str, tuple[str, str]]:
     """I1: the record and the database hold the same chunks, less what is in quarantine."""
     rows = {name: (row[5], row[6]) for name, row in installation.rows().items()}
     with installation.neighbours() as found:
         withheld = {entry.name for entry in found.vector_store.quarantine() if entry.kind == "text"}
+        assert len(withheld) == quarantined
         recorded: dict[str, str] = {}
         for window in _windows(installation):
             chunking = found.embedding_store.outcomes(window).chunking_id
@@ -104,21 +164,6 @@ def _little_was_sent_twice(
     sent = Counter(oracle.texts_sent)
     assert {text for _, text in rows.values()} <= sent.keys()
     assert sum(count - 1 for count in sent.values()) <= resent
-
-
-def _nothing_is_left_over(installation: Installation) -> None:
-    """I5: no worker thread, and no connection to the database but ours."""
-    assert not [each for each in threading.enumerate() if each.name.startswith("embed")]
-    others = (
-        "SELECT application_name, query FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    # The server takes a moment to see that a client has gone.
-    deadline = time.monotonic() + _GOING_S
-    with psycopg.connect(installation.environment["RBA_DATABASE_URL"], autocommit=True) as link:
-        while (left := link.execute(others).fetchall()) and time.monotonic() < deadline:
-            link.execute("SELECT pg_sleep(0.05)")
-    assert left == []
 
 
 def _windows(installation: Installation) -> list:

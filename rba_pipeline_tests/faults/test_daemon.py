@@ -115,7 +115,13 @@ def test_o5_poisoned_texts_are_quarantined_and_every_partition_is_green(
     counts = {result.key: result.metadata["embeddings"]["quarantined"] for result in results}
     assert counts == {key: int(key in poisoned) for key in keys}
     # Three halvings of a batch of four, and each text alone once more.
-    check_invariants(project, oracle, results, resent=5 * LIVE_BATCH * len(poison))
+    check_invariants(
+        project,
+        oracle,
+        results,
+        resent=5 * LIVE_BATCH * len(poison),
+        quarantined=len(poison),
+    )
 
 
 @pytest.mark.case("O5")

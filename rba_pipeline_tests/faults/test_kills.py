@@ -9,7 +9,12 @@ import pytest
 
 from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION
 from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
-from rba_pipeline_tests.faults.invariants import check_invariants
+from rba_pipeline_tests.faults.invariants import (
+    check_invariants,
+    check_message,
+    check_nothing_is_held,
+    check_nothing_is_left_over,
+)
 from rba_pipeline_tests.faults.runs import start
 from rba_pipeline_tests.installation import RUN_S, Installation, failures
 from rba_pipeline_tests.oracle_service import OracleService
@@ -25,6 +30,9 @@ def assert_killed_then_well(
 ) -> None:
     output, _ = process.communicate(timeout=RUN_S)
     assert process.returncode == -signal.SIGKILL, output
+    check_message(output)
+    # With the process go its sessions, and the locks that they had.
+    check_nothing_is_left_over(project, oracle)
     oracle.script = lambda number, texts: None
 
     results = project.run(PARTITION)
@@ -78,6 +86,7 @@ def test_while_the_service_holds_a_request(
     oracle.script = hold
     process = start(project)
     assert reached.wait(RUN_S)
+    check_nothing_is_held(project)
     process.kill()
     process.wait(RUN_S)
     gone.set()

@@ -216,6 +216,10 @@ class LiveDagster:
     def status(self, run_id: str) -> DagsterRunStatus:
         return self._run(run_id).status
 
+    def of(self, *run_ids: str) -> list[dg.DagsterRun]:
+        """Return these runs as they are now."""
+        return [self._run(run_id) for run_id in run_ids]
+
     def runs(self, backfill: str) -> list[dg.DagsterRun]:
         """Return the runs that the backfill has made so far."""
         return list(self.instance.get_runs(RunsFilter(tags={_BACKFILL_TAG: backfill})))

@@ -10,7 +10,7 @@ from dagster import DagsterRunStatus
 
 from rba_pipeline_tests.faults.conftest import LIVE_BATCH, LIVE_PARALLEL, deadline_s, fill
 from rba_pipeline_tests.faults.invariants import check_invariants
-from rba_pipeline_tests.faults.live_dagster import IN_ONE_PROCESS, LiveDagster
+from rba_pipeline_tests.faults.live_dagster import IN_ONE_PROCESS, LiveDagster, result_of
 from rba_pipeline_tests.installation import RUN_S, Installation, failures, total
 from rba_pipeline_tests.oracle_service import OracleService, Reply
 
@@ -159,6 +159,40 @@ def test_o5_broken_partitions_are_red_with_their_cause_and_no_other_is(
     check_invariants(
         project, oracle, list(mended.values()), resent=2 * LIVE_BATCH * LIVE_PARALLEL * len(misread)
     )
+
+
+@pytest.mark.case("O6")
+def test_o6_the_second_run_of_a_partition_waits_for_the_first_and_sends_nothing_again(
+    live: LiveDagster, project: Installation, oracle: OracleService
+) -> None:
+    one, other = fill(project, 2)
+    reached, passed, released = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(number: int, texts: list[str]) -> None:
+        # The same texts again would be the second run's.
+        if f" {one[:4]}-" in texts[0] and texts not in oracle.sent[:number]:
+            reached.set()
+            released.wait(RUN_S)
+        else:
+            passed.set()
+
+    oracle.script = hold
+    first = live.launch(one, IN_ONE_PROCESS)
+    assert reached.wait(RUN_S)
+    second = live.launch(one, IN_ONE_PROCESS)
+    # Launched after the second, it goes past it: the daemon has seen both.
+    third = live.launch(other, IN_ONE_PROCESS)
+    assert passed.wait(RUN_S)
+    meanwhile = live.status(first), live.status(second)
+    released.set()
+    live.until(lambda: all(run.is_finished for run in live.of(first, second, third)))
+    results = [result_of(live.instance, run) for run in live.of(first, second, third)]
+
+    assert meanwhile == (DagsterRunStatus.STARTED, DagsterRunStatus.QUEUED)
+    assert failures(results) == []
+    assert results[0].ended <= results[1].started
+    assert results[1].metadata["embeddings"]["texts_sent"] == 0
+    check_invariants(project, oracle, results[1:], resent=0)
 
 
 @pytest.mark.case("O8")

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections import Counter
 from pathlib import Path
 
 import dagster as dg
@@ -38,10 +39,12 @@ def test_two_runs_of_one_partition_at_once_publish_it_once(
     outputs = [process.communicate(timeout=RUN_S)[0] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0], outputs
-    needed = len(set(oracle.texts_sent))
+    # No daemon lines them up, and no lock is held over requests: each sends every text once.
+    sent = Counter(oracle.texts_sent)
+    assert max(sent.values()) <= len(processes)
     results = project.run(PARTITION)
     assert failures(results) == []
-    check_invariants(project, oracle, results, resent=needed)
+    check_invariants(project, oracle, results, resent=len(sent))
 
 
 @pytest.mark.case("O16")

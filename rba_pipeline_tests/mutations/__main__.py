@@ -20,7 +20,10 @@ from pathlib import Path
 from rba_pipeline_tests.mutations.defences import DEFENCES, Defence
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("rba_pipeline", "embedding_service", "rba_pipeline_tests", "benchmarks", "pyproject.toml")
+COPIED = (
+    "rba_pipeline", "embedding_service", "rba_pipeline_tests", "benchmarks", "pyproject.toml",
+    "dagster.yaml", "workspace.yaml",
+)  # fmt: skip
 _TEST_S, _FIRST_S = 180, 900
 # A test that hangs without its defence has failed as well: by its own deadline, told as such.
 _OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--timeout=75", "-o", "timeout_method=signal")

@@ -173,6 +173,15 @@ DEFENCES = (
         "test_o6_a_run_that_waited_long_enough_names_whom_it_waited_for",
     ),
     Defence(
+        "runs of a partition wait for each other",
+        "O6",
+        "dagster.yaml",
+        "        limit: 1\n",
+        "        limit: 4\n",
+        f"{FAULTS}/test_daemon.py::"
+        "test_o6_the_second_run_of_a_partition_waits_for_the_first_and_sends_nothing_again",
+    ),
+    Defence(
         "text is cleaned before it is hashed",
         "T4",
         "rba_pipeline/core/documents.py",

@@ -54,6 +54,21 @@ def test_a_defence_that_is_missed_is_told_from_one_that_is_not(
     assert (tree / "code_under_test.py").read_text() == CODE
 
 
+def test_a_test_that_hangs_without_its_defence_is_told_from_one_that_sees_it(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Its own deadline, as others have it from their module or the options of the run.
+    (tree / "test_double.py").write_text(
+        "import pytest\n" + TEST.replace("def test", "@pytest.mark.timeout(1)\ndef test")
+    )
+
+    found = check(tree, [off("    return", "    while True: pass\n    return")])
+
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("C1")]
+    assert found == 1
+    assert "by its deadline" in line
+
+
 def test_code_that_does_not_even_load_counts_as_not_seen(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

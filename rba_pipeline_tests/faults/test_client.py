@@ -372,6 +372,10 @@ def test_a_service_that_fails_at_everything_is_no_poison(
     message = check_failure(failed)
     assert "ModelFailed" in message
     assert "No text is blamed" in message
+    # By what it says itself: four seconds, and the pause that they ended in.
+    waited = re.search(r"Nothing was answered for (\d+) s", message)
+    assert waited
+    assert 4 <= int(waited[1]) <= 12
     assert attempts <= 3 + 6
     assert failures(results) == []
     assert figure(results, "quarantined") == 0

@@ -26,12 +26,15 @@ COPIED = (
 )  # fmt: skip
 _TEST_S, _FIRST_S = 180, 900
 # A test that hangs without its defence has failed as well: by its own deadline, told as such.
+_LATE = "by its deadline"
 _OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--timeout=75", "-o", "timeout_method=signal")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the tests said: ``passed``, ``failed``, or why they could say neither."""
+    """What the tests said: ``passed``, ``failed``, ``by its deadline``, or why they could say
+    none of these.
+    """
 
     said: str
     seconds: float
@@ -64,15 +67,17 @@ def check(tree: Path, defences: Sequence[Defence]) -> int:
     usual = run(tree, tests, _FIRST_S)
     if usual.said != "passed":
         raise SystemExit(f"{usual.said} with every defence on:\n{usual.output[-4000:]}")
-    print(f"passed in {usual.seconds:.0f} s\n\ncase  result    seconds  defence that was off")
+    print(
+        f"passed in {usual.seconds:.0f} s\n\ncase  result           seconds  defence that was off"
+    )
     missed = 0
     for each in defences:
         with switched_off(tree, each):
             verdict = run(tree, [each.test], _TEST_S)
-        missed += verdict.said == "failed"
-        result = "missed" if verdict.said == "failed" else "NOT SEEN"
-        print(f"{each.case:<5} {result:<8} {verdict.seconds:8.1f}  {each.name}", flush=True)
-        if verdict.said != "failed":
+        result = {"failed": "missed", _LATE: _LATE}.get(verdict.said, "NOT SEEN")
+        missed += result != "NOT SEEN"
+        print(f"{each.case:<5} {result:<15} {verdict.seconds:8.1f}  {each.name}", flush=True)
+        if result == "NOT SEEN":
             print(f"      {each.test}: {verdict.said}\n{verdict.output[-1500:]}")
     return missed
 
@@ -128,6 +133,8 @@ def run(tree: Path, tests: Sequence[str], within_s: float) -> Verdict:
         # Without this line something broke before a test could fail.
         if said == "failed" and " failed" not in output:
             said = "broke"
+        elif said == "failed" and "from pytest-timeout" in output:
+            said = _LATE
     except subprocess.TimeoutExpired as late:
         output = str(late.output or "")
         said = f"no end within {within_s:.0f} s"

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -150,6 +151,19 @@ def test_vectors_come_in_the_order_of_the_texts(harness: Harness) -> None:
 
     expected = np.stack([harness.backend.vector(harness.ids(text)) for text in texts])
     assert np.array_equal(vectors, expected)
+
+
+@pytest.mark.case("S1")
+def test_whoever_submits_the_model_is_run_by_one_thread(harness: Harness) -> None:
+    runners = set[int]()
+    harness.on_batch = lambda batch: runners.add(threading.get_ident())
+
+    with ThreadPoolExecutor(8) as callers:
+        found = list(callers.map(lambda n: harness.submit(f"text {n}").result(), range(400)))
+
+    expected = [harness.backend.vector(harness.ids(f"text {n}")) for n in range(400)]
+    assert np.array_equal(np.concatenate(found), np.stack(expected))
+    assert len(runners) == 1
 
 
 def test_a_full_line_refuses_at_once_and_says_when_to_come_back(harness: Harness) -> None:

@@ -8,10 +8,11 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 
 from rba_pipeline.core import errors
 from rba_pipeline.materialise import PartitionResult
@@ -46,14 +47,30 @@ def check_invariants(
         resent: How many texts may have been sent twice, over all runs.
         quarantined: How many texts have a reason why they have no vector: no more, no fewer.
     """
-    rows = _every_chunk_has_one_vector(installation, quarantined)
-    _every_vector_is_its_own_texts(installation, rows)
-    _every_text_has_an_outcome(installation, results)
+    rows = check_what_is_kept(installation, results, quarantined=quarantined)
     _little_was_sent_twice(oracle, rows, resent)
     check_nothing_is_left_over(installation, oracle)
     for failed in filter(lambda result: result.failure, results):
         check_failure([failed])
     check_nothing_is_held(installation)
+
+
+def check_what_is_kept(
+    installation: Installation,
+    results: Sequence[PartitionResult],
+    *,
+    quarantined: int = 0,
+    vector: Callable[[str], NDArray[np.float32]] = oracle_vector,
+) -> dict[str, tuple[str, str]]:
+    """I1 to I3, as ``check_invariants``; return hash and text of each chunk that has a vector.
+
+    Args:
+        vector: What the service gives for a text.
+    """
+    rows = _every_chunk_has_one_vector(installation, quarantined)
+    _every_vector_is_its_own_texts(installation, rows, vector)
+    _every_text_has_an_outcome(installation, results)
+    return rows
 
 
 def check_failure(results: Sequence[PartitionResult]) -> str:
@@ -89,8 +106,8 @@ def check_nothing_is_held(installation: Installation) -> None:
         assert link.execute(locks).fetchall() == []
 
 
-def check_nothing_is_left_over(installation: Installation, oracle: OracleService) -> None:
-    """I5: no worker thread, no connection to the service, and none to the database but ours."""
+def check_nothing_is_left_over(installation: Installation, *services: OracleService) -> None:
+    """I5: no worker thread, no connection to a service, and none to the database but ours."""
     assert not [each for each in threading.enumerate() if each.name.startswith("embed")]
     # A server takes a moment to see that a client has gone.
     deadline = time.monotonic() + _GOING_S
@@ -98,7 +115,7 @@ def check_nothing_is_left_over(installation: Installation, oracle: OracleService
 
         def left() -> tuple[list[object], int]:
             others = link.execute(f"SELECT application_name, query {_OTHERS}").fetchall()
-            return others, oracle.connections
+            return others, sum(service.connections for service in services)
 
         while left() != ([], 0) and time.monotonic() < deadline:
             link.execute("SELECT pg_sleep(0.05)")
@@ -126,14 +143,16 @@ def _every_chunk_has_one_vector(
 
 
 def _every_vector_is_its_own_texts(
-    installation: Installation, rows: dict[str, tuple[str, str]]
+    installation: Installation,
+    rows: dict[str, tuple[str, str]],
+    vector: Callable[[str], NDArray[np.float32]],
 ) -> None:
     """I2: computed again from the text, and the text from its hash."""
     vectors = installation.vectors()
     assert vectors.keys() == rows.keys()
     for name, (text_hash, text) in rows.items():
         assert sha256(text) == text_hash
-        np.testing.assert_allclose(vectors[name], oracle_vector(text), atol=1e-6)
+        np.testing.assert_allclose(vectors[name], vector(text), atol=1e-6)
 
 
 def _every_text_has_an_outcome(

@@ -23,6 +23,8 @@ from embedding_service.backend.fake import FakeBackend
 from embedding_service.errors import StartupError
 from embedding_service.settings import read_settings
 
+PROMPTS = Prompts(document="document: ", query="query: ")
+
 
 class Death(BaseException):
     """Not an Exception, so that nothing that handles failed batches handles it."""
@@ -35,7 +37,7 @@ def main() -> int:
     backend = FakeBackend(
         dimensions=8,
         max_tokens=int(os.environ.get("FAKE_MAX_TOKENS", "64")),
-        prompts=Prompts(document="document: ", query="query: "),
+        prompts=PROMPTS,
         matryoshka=Matryoshka((4, 8), layer_norm_first=True),
         before_encode=_obey,
     )

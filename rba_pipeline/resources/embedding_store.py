@@ -150,9 +150,10 @@ class EmbeddingStore(dg.ConfigurableResource):
 
     def merge(self, space: str, year: int) -> None:
         """Put the parts that this run wrote into one file. A kill in between leaves texts twice,
-        alike.
+        alike; what killed writers left half written goes.
         """
         root = self._root()
+        root.remove_abandoned()
         own = [path for path in self._paths(space, year) if f"part-{self._writer}-" in path]
         if len(own) < 2:
             return

@@ -3,7 +3,9 @@
 import errno
 import os
 import posixpath
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, cast
@@ -15,6 +17,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rba_pipeline.core.errors import RecordDamaged, RecordFull
 
+# A file that is not whole yet; and for how long its writer may still be at it.
+_ASIDE = re.compile(r"\.[0-9a-f]{8}\.tmp$")
+_ABANDONED_S = 24 * 60 * 60
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -116,3 +121,16 @@ class StoreRoot:
         """Remove ``path``; an absent file is no error."""
         with suppress(FileNotFoundError):
             self._fs.rm_file(self._at(path))
+
+    def remove_abandoned(self) -> None:
+        """Remove what killed writers had begun, wherever below the root: a day is over for each."""
+        if not self._local:
+            return
+        before = time.time() - _ABANDONED_S
+        for folder, _, names in os.walk(self._root):
+            for name in filter(_ASIDE.search, names):
+                path = posixpath.join(folder, name)
+                # Another run may be at it as well; and what is not ours to remove hurts nobody.
+                with suppress(OSError):
+                    if os.stat(path).st_mtime < before:
+                        os.unlink(path)

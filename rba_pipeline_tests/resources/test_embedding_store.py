@@ -1,5 +1,6 @@
 """The dataset of vectors: a checkpoint that no kill, merge or second run can spoil."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -149,6 +150,19 @@ def test_merging_never_touches_the_parts_of_another_run(tmp_path: Path, folder: 
     assert len(left) == 3
     assert of_other.items() <= left.items()
     assert_all_there(own, ["a", "b", "c", "d"])
+
+
+def test_merging_removes_what_a_killed_run_had_not_finished(tmp_path: Path, folder: Path) -> None:
+    store = writer(tmp_path)
+    keep(store, "a")
+    begun = folder / "part-of-another-run.parquet.0123abcd.tmp"
+    begun.write_bytes(b"PAR1")
+    os.utime(begun, (0, 0))
+
+    store.merge(SPACE_ID, IN)
+
+    assert not begun.exists()
+    assert_all_there(store, ["a"])
 
 
 def test_a_kill_between_the_merged_file_and_the_removals_leaves_texts_twice_alike(

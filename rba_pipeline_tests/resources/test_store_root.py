@@ -1,7 +1,9 @@
 """Whole files, or none, on a local disk and elsewhere."""
 
+import os
 import resource
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +111,23 @@ def test_two_writers_of_one_path_leave_the_whole_file_of_the_last(tmp_path: Path
 
     assert content(root, "x.bin") == b"first"
     assert root.list("", "") == ["x.bin"]
+
+
+def test_what_a_killed_writer_left_goes_after_a_day_and_nothing_else_does(tmp_path: Path) -> None:
+    root = StoreRoot(str(tmp_path))
+    with root.write("a/b/x.parquet"):
+        [aside] = (tmp_path / "a" / "b").iterdir()
+    young = aside.with_name("y.parquet.0123abcd.tmp")
+    whole, foreign = aside.with_name("x.parquet"), aside.with_name("notes.tmp")
+    two_days_ago = time.time() - 2 * 86_400
+    for path in (aside, young, foreign):
+        path.touch()
+    for path in (aside, whole, foreign):
+        os.utime(path, (two_days_ago, two_days_ago))
+
+    root.remove_abandoned()
+
+    assert set(aside.parent.iterdir()) == {young, whole, foreign}
 
 
 def test_a_listing_is_sorted_and_has_only_files_with_the_suffix(root: StoreRoot) -> None:

@@ -310,7 +310,7 @@ class OracleService:
                     reply = Reply.error(401, "not_allowed")
                 self.send_response(reply.status)
                 self.send_header("Content-Length", str(len(reply.body)))
-                for name, value in reply.headers.items():
+                for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if reply.manner == "whole":

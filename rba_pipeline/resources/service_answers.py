@@ -149,8 +149,11 @@ def json_of(reply: Reply, address: str) -> dict[str, Any]:
     """Return the object that a good reply holds.
 
     Raises:
-        ContractBroken: It holds none.
+        ContractBroken: It holds none, or says that it is something else.
     """
+    kind = reply.headers.get("Content-Type", "application/json")
+    if "json" not in kind.lower():
+        raise ContractBroken(f"{address} answered 200 with a body that is not JSON but {kind}")
     try:
         body = reply.json()
     except (ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """Dagster's processes as ``make up`` starts them, asked for runs as its web interface asks."""
 
+import json
 import os
 import secrets
 import shutil
@@ -69,6 +70,21 @@ _SWITCH_SCHEDULE = """
 mutation ($schedule: ScheduleSelector!, $on: Boolean!) {
   startSchedule(scheduleSelector: $schedule) @include(if: $on) { __typename }
   resetSchedule(scheduleSelector: $schedule) @skip(if: $on) { __typename } }
+"""
+_SHOWN = """
+query ($repository: RepositorySelector!, $job: PipelineSelector!, $runs: [String]) {
+  allTopLevelResourceDetailsOrError(repositorySelector: $repository) { ... on ResourceDetailsList {
+    results { name configuredValues { key value } configFields { name defaultValueAsJson } } } }
+  runConfigSchemaOrError(selector: $job) { ... on RunConfigSchema { rootDefaultYaml } }
+  runsOrError(filter: {runIds: $runs}) { ... on Runs { results {
+    runConfigYaml tags { key value } eventConnection { events {
+      ... on MessageEvent { message }
+      ... on MaterializationEvent { metadataEntries {
+        label ... on TextMetadataEntry { text } ... on JsonMetadataEntry { jsonString }
+        ... on MarkdownMetadataEntry { mdStr } ... on UrlMetadataEntry { url } } }
+      ... on ExecutionStepFailureEvent { error { message stack causes { message stack } } }
+    } } } } }
+}
 """
 
 
@@ -163,6 +179,11 @@ class LiveDagster:
         assert self._ask(_TERMINATE, run=run_id)["terminateRun"]["__typename"] == (
             "TerminateRunSuccess"
         )
+
+    def shown(self, *run_ids: str) -> str:
+        """Return what the web interface is told of these runs, of our resources and values."""
+        job = {**_LOCATION, "pipelineName": PUBLISH}
+        return json.dumps(self._ask(_SHOWN, repository=_LOCATION, job=job, runs=run_ids))
 
     def switch(self, sensor: str, *, on: bool) -> None:
         """Switch a sensor on, or to off, which is how our definitions have it."""

@@ -533,6 +533,8 @@ def test_a_connection_that_is_reset_in_the_body_is_retried_and_nothing_partial_i
     ("reply", "named"),
     [
         pytest.param(Reply(200, b"<html>all is well</html>"), "not JSON", id="html"),
+        pytest.param(Reply(200, b"{}", {"Content-Type": "text/html"}), "not JSON but text/html",
+                     id="another-type", marks=LONG),
         pytest.param(Reply(200, b'{"data": ['), "not JSON", id="cut-off-json", marks=LONG),
         pytest.param(Reply(200, b"[" * 60_000), "not JSON", id="deep-json", marks=LONG),
         pytest.param(Reply(200, b'{"data": "' + b"x" * (1 << 22) + b'"}'),

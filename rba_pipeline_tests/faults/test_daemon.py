@@ -9,10 +9,10 @@ import pytest
 from dagster import DagsterRunStatus
 
 from rba_pipeline_tests.faults.conftest import LIVE_BATCH, LIVE_PARALLEL, deadline_s, fill
-from rba_pipeline_tests.faults.invariants import check_invariants
+from rba_pipeline_tests.faults.invariants import PHRASE, check_invariants
 from rba_pipeline_tests.faults.live_dagster import IN_ONE_PROCESS, LiveDagster, result_of
 from rba_pipeline_tests.installation import RUN_S, Installation, failures, total
-from rba_pipeline_tests.oracle_service import OracleService, Reply
+from rba_pipeline_tests.oracle_service import KEY, OracleService, Reply
 
 pytestmark = [pytest.mark.postgres, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -303,3 +303,22 @@ def test_o9_a_cancelled_run_ends_within_ten_seconds_and_stays_cancelled(
     assert sent <= 1 + LIVE_PARALLEL
     assert live.status(run) is DagsterRunStatus.CANCELED
     check_invariants(project, oracle, results, resent=2 * LIVE_BATCH * LIVE_PARALLEL)
+
+
+@pytest.mark.case("O16")
+def test_o16_the_web_interface_is_told_neither_secret_nor_text(
+    live: LiveDagster, project: Installation, oracle: OracleService
+) -> None:
+    [key] = fill(project, 1)
+    oracle.script = lambda number, texts: Reply.error(401, "not_allowed") if number == 1 else None
+    runs = live.launch(key, IN_ONE_PROCESS), live.launch(key, IN_ONE_PROCESS)
+    live.until(lambda: all(run.is_finished for run in live.of(*runs)))
+
+    shown = live.shown(*runs)
+
+    assert [live.status(run).value for run in runs] == ["FAILURE", "SUCCESS"]
+    for known in ("check EMBEDDING_API_KEY", "effective_configuration", "rootDefaultYaml", key):
+        assert known in shown
+    # The web interface has words of its own, and PHRASE is among them.
+    for secret in (KEY, ":test@", f"{PHRASE} {key[:4]}-"):
+        assert secret not in shown

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 from embedding_service.backend.fake import FakeBackend
 from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION
-from rba_pipeline_tests.faults.invariants import check_nothing_is_left_over, check_what_is_kept
+from rba_pipeline_tests.faults.invariants import (
+    check_message,
+    check_nothing_is_left_over,
+    check_what_is_kept,
+)
 from rba_pipeline_tests.installation import RUN_S, Installation, failures
 from rba_pipeline_tests.oracle_service import KEY
 from rba_pipeline_tests.service.conftest import FAKE
@@ -89,6 +93,7 @@ def drains_and_ends(service: ServiceProcess, let_go: Callable[[], None]) -> None
     service.start({"EMBEDDING_PORT": str(service.port)})
 
 
+@pytest.mark.case("O16")
 @pytest.mark.parametrize(
     "what_happens",
     [
@@ -121,3 +126,4 @@ def test_a_real_service_comes_back_amid_a_batch_and_nothing_is_lost(
     assert 0 < said["texts_sent"] - 81 <= 2 * BATCH * PARALLEL
     check_what_is_kept(project, results, vector=vector)
     check_nothing_is_left_over(project)
+    check_message(service.log)

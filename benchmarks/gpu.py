@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _NONE
     same = ["--device=cuda", "--model=nomic", f"--cache={asked.cache}"]
     same += [f"--rounds={asked.rounds}", f"--texts={asked.texts}"]
-    settings = ["--settings=16x4,64x16", "--sides=reference,bf16"]
+    settings = ["--settings=4x2,16x4,32x8,64x16", "--sides=reference,bf16"]
     compared = service.main([*same, *settings, *_out(asked.out, "service")])
-    bounds = ["--setting=64x16", "--precisions=bf16"]
+    bounds = ["--setting=64x16", "--precisions=bf16,fp16,fp32"]
     return max(compared, engine.main([*same, *bounds, *_out(asked.out, "engine")]))
 
 

@@ -96,7 +96,7 @@ def _under_load(
             load=load.result(),
             alone_s=alone_s,
             query_s=query_s.result(),
-            pass_s=_longest_pass_s(server),
+            longest_pass_s=_longest_pass_s(server),
         )
 
 

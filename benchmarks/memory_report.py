@@ -24,22 +24,32 @@ class Figures:
     """A query when nothing else is asked for."""
     query_s: Sequence[float]
     """Each query under load."""
-    pass_s: float
-    """The longest pass under load: one of the queries may have come when it had just begun."""
+    longest_pass_s: float
+    """One of the queries may have come when it had just begun."""
+
+    @property
+    def pass_s(self) -> float:
+        """Mean seconds of a pass under load: each text of so many tokens has one of its own."""
+        return sum(self.load.compute_s) / self.load.texts
+
+    @property
+    def usual_patience_s(self) -> float:
+        """What half of the queries may take: the usual pass that they find, and their own."""
+        return self.pass_s + self.alone_s
 
     @property
     def patience_s(self) -> float:
-        """What a query may take: the pass that it finds in the model, and its own."""
-        return self.pass_s + self.alone_s
+        """What any query may take: the longest pass, and its own."""
+        return self.longest_pass_s + self.alone_s
 
     def goals(self) -> list[Goal]:
         """Return what was promised: everything was answered, or there would be no figures."""
         bound = self.idle + ALLOWED_BYTES
-        patience = round(self.patience_s, 3)
+        usual, patience = round(self.usual_patience_s, 3), round(self.patience_s, 3)
         return [
             Goal("peak MiB", self.peak / 2**20, round(bound / 2**20), at_most=True),
             Goal("refusals, each with Retry-After", self.load.refusals, 1),
-            Goal("median query s", median(self.query_s), patience, at_most=True),
+            Goal("median query s", median(self.query_s), usual, at_most=True),
             Goal("slowest query s", max(self.query_s), patience, at_most=True),
         ]
 
@@ -54,13 +64,18 @@ class Figures:
             ["seconds", f"{self.load.seconds:.1f}"],
             ["tokens/s", f"{self.load.tokens_per_s:,.0f}"],
             ["refusals", str(self.load.refusals)],
-            ["longest forward pass, s", f"{self.pass_s:.3f}"],
+            ["forward pass, mean, s", f"{self.pass_s:.3f}"],
+            ["the longest, s", f"{self.longest_pass_s:.3f}"],
             ["query alone, s", f"{self.alone_s:.3f}"],
             ["queries under load", str(len(self.query_s))],
             ["their median, s", f"{median(self.query_s):.3f}"],
             ["the slowest, s", f"{max(self.query_s):.3f}"],
-            ["slower than a pass and its own", str(sum(s > self.patience_s for s in self.query_s))],
+            ["slower than a mean pass and its own", str(self._slower_than(self.usual_patience_s))],
+            ["slower than the longest and its own", str(self._slower_than(self.patience_s))],
         ]
+
+    def _slower_than(self, seconds: float) -> int:
+        return sum(taken > seconds for taken in self.query_s)
 
     def _shown(self) -> Sequence[tuple[float, int]]:
         step = -(-len(self.samples) // _SHOWN_SAMPLES)

@@ -37,11 +37,14 @@ def parsed(body: bytes, engine: Engine, limits: Limits) -> Job:
         BadRequest: It is not a request, or not one that this model can answer.
         TooLarge: More texts or tokens than could ever fit.
         TextRejected: One of its texts cannot be embedded.
+        QueueFull: Not even one token more would fit now.
     """
     backend = engine.backend
     asked = parse_request(body)
     _check_model(asked.model, backend.space.model)
     dimensions = check_dimensions(backend, asked.dimensions)
+    # Cheaper than to tokenise first; which lane it is for was not known before.
+    engine.refuse_if_full(_lane(asked.input_type))
     admitted = admit(
         asked.texts,
         asked.input_type,

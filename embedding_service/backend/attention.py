@@ -29,10 +29,8 @@ class Layout:
     ``(n + 2,)``; only where attention needs no table, see ``is_flat``."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, cells: Tensor, table: Tensor, mask: Tensor) -> "Layout":
-        """Return the layout of a pass of ``model``."""
-        if not is_flat(model):
-            return cls(cells, table, mask)
+    def flat(cls, cells: Tensor, table: Tensor, mask: Tensor) -> "Layout":
+        """Return a layout with ``bounds``."""
         ends = mask.sum(dim=1).cumsum(0)
         first, last = ends.new_zeros(1), ends.new_full((1,), len(cells))
         return cls(cells, table, mask, torch.cat((first, ends, last)).int())

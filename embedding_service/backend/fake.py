@@ -70,8 +70,12 @@ class FakeBackend:
         matryoshka: Matryoshka | None = None,
         overlaps: bool = False,
         before_encode: Callable[[Sequence[TokenIds]], None] | None = None,
+        before_begin: Callable[[Sequence[TokenIds]], None] | None = None,
     ) -> None:
-        """``before_encode`` runs inside ``encode``: it may wait, or raise in the model's place."""
+        """``before_encode`` runs inside ``encode``: it may wait, or raise in the model's place.
+
+        ``before_begin`` is the same for ``begin``, where passes overlap.
+        """
         self.overlaps = overlaps
         self.max_tokens = max_tokens
         self.native_tokens = native_tokens or max_tokens
@@ -96,6 +100,7 @@ class FakeBackend:
             max_tokens=max_tokens,
         )
         self._before_encode = before_encode
+        self._before_begin = before_begin
 
     def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
         prompt = self.prompts.of(input_type)
@@ -120,6 +125,8 @@ class FakeBackend:
         return np.stack([self.vector(ids) for ids in batch])
 
     def begin(self, batch: Sequence[TokenIds]) -> Callable[[], Vectors]:
+        if self._before_begin is not None:
+            self._before_begin(batch)
         self.begun.append([len(ids) for ids in batch])
         return partial(self.encode, batch)
 

@@ -92,7 +92,8 @@ class Body(nn.Module):
         """
         if frequencies is not None:
             self.given[0].frequencies[:] = [frequencies]
-        layout = attention.Layout.of(self.transformer, cells, table, mask)
+        flat = attention.is_flat(self.transformer)
+        layout = (attention.Layout.flat if flat else attention.Layout)(cells, table, mask)
         hidden = attention.hidden_states(
             self.transformer, input_ids, positions + self.first_position, layout
         )

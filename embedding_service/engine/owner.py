@@ -132,7 +132,8 @@ class Owner:
             self._die(error)
 
     def _take(self) -> Taken | None:
-        # While the device computes, what is there goes next, and nothing is waited for.
+        # While the device computes, what is there goes next, and nothing is waited for. A query
+        # that comes later finds two passes before it, where without overlap it would find one.
         return self._line.take(self.limits, self._footprint, wait=self._under_way is None)
 
     def _footprint(self) -> Footprint | None:
@@ -174,11 +175,13 @@ class Owner:
         try:
             # A first very long text takes several passes; queries are served between them.
             if self.passes.probe(texts) and self._line.put_back(batch):
-                self._charge(batch, self._clock() - began)
+                seconds = self._seconds_since(began)
+                self._stats.probed(seconds)
+                self._charge(batch, seconds)
                 return None
             return _UnderWay(batch, began, self.passes.begin(texts))
         except Exception as error:  # noqa: BLE001 - handed to the callers of this batch
-            self._failed(batch, error, self._clock() - began)
+            self._failed(batch, error, self._seconds_since(began))
             return None
 
     def _end(self) -> None:
@@ -204,7 +207,7 @@ class Owner:
                 ticket.request.settle(self._clock())
 
     def _seconds_since(self, began: float) -> float:
-        """Return what a pass took that ends now, without its wait for the one before."""
+        """Return what a pass took that ends now; no second counts for two passes."""
         since, self._free_at = max(began, self._free_at), self._clock()
         return self._free_at - since
 

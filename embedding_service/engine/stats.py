@@ -120,8 +120,7 @@ class Stats:
             figures["padded_tokens"] += batch.done.tokens
             figures["pairs"] += batch.needed.pairs
             figures["padded_pairs"] += batch.done.pairs
-            figures["busy_s"] += batch.seconds
-            figures["longest_batch_s"] = max(figures["longest_batch_s"], batch.seconds)
+            self._spent(batch.seconds)
             self._histograms["batch_texts"].add(batch.texts)
             self._histograms["batch_padded_tokens"].add(batch.done.tokens)
             self._histograms["batch_seconds"].add(batch.seconds)
@@ -130,12 +129,22 @@ class Stats:
     def batch_failed(self, seconds: float) -> None:
         with self._lock:
             self._figures["failed_batches"] += 1
-            self._figures["busy_s"] += seconds
+            self._spent(seconds)
+
+    def probed(self, seconds: float) -> None:
+        """Count a pass that only found out whether a text fits into memory."""
+        with self._lock:
+            self._spent(seconds)
 
     def measured(self, tokens: int, seconds: float) -> None:
         """Learn the model's speed from work that nobody asked for, such as the warm-up."""
         with self._lock:
             self._remember(tokens, seconds)
+
+    def _spent(self, seconds: float) -> None:
+        figures = self._figures
+        figures["busy_s"] += seconds
+        figures["longest_batch_s"] = max(figures["longest_batch_s"], seconds)
 
     def _remember(self, tokens: int, seconds: float) -> None:
         self._recent_tokens = self._recent_tokens * _MEMORY + tokens

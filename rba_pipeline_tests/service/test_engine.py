@@ -56,7 +56,12 @@ class Harness:
         self.deaths: list[BaseException] = []
         self.died = threading.Event()
         self.on_batch: Callable[[Sequence[TokenIds]], None] = lambda batch: None
-        self.backend = Spoilable(before_encode=self._before, overlaps=overlaps)
+        self.on_begin: Callable[[Sequence[TokenIds]], None] = lambda batch: None
+        self.backend = Spoilable(
+            before_encode=self._before,
+            before_begin=lambda batch: self.on_begin(batch),
+            overlaps=overlaps,
+        )
         self.stats = Stats()
         self.engine = Engine(
             self.backend,
@@ -213,6 +218,35 @@ def test_of_two_passes_under_way_each_is_answered_for_itself(overlapping: Harnes
     with pytest.raises(BackendFailed):
         first.result()
     assert second.result().shape == (4, 8)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bad numbers"), MemoryError("cuda: out of memory")], ids=["fails", "full"]
+)
+def test_a_pass_that_cannot_be_begun_leaves_the_one_under_way_alone(
+    overlapping: Harness, error: Exception
+) -> None:
+    def second(batch: Sequence[TokenIds]) -> None:
+        if len(overlapping.backend.begun) == 1:
+            overlapping.on_begin = lambda batch: None
+            raise error
+
+    overlapping.on_begin = second
+    overlapping.gate.clear()
+    first, other = overlapping.submit(*["x"] * 4), overlapping.submit(*["long text"] * 4)
+    assert overlapping.entered.acquire(timeout=WAIT_S)
+    overlapping.gate.set()
+
+    assert first.result().shape == (4, 8)
+    if isinstance(error, MemoryError):
+        # It was put back, and computed in smaller parts.
+        assert other.result().shape == (4, 8)
+    else:
+        with pytest.raises(BackendFailed):
+            other.result()
+    figures = overlapping.stats.snapshot(0)
+    assert figures["failed_batches"] == 1
+    assert figures["busy_s"] <= figures["uptime_s"]
 
 
 def test_stopping_does_not_wait_for_two_passes_that_hang(overlapping: Harness) -> None:
@@ -460,6 +494,22 @@ def test_a_model_that_hangs_is_given_up_and_everyone_is_answered() -> None:
     assert len(harness.deaths) == 1
 
 
+def test_two_passes_that_hang_are_given_up_and_everyone_is_answered() -> None:
+    harness = Harness(watchdog_s=0.05, overlaps=True)
+    harness.start()
+    harness.gate.clear()
+    waiters = [harness.submit(*["x"] * 4), harness.submit(*["long text"] * 4)]
+
+    assert harness.died.wait(WAIT_S)
+
+    for waiter in waiters:
+        with pytest.raises(BackendFailed):
+            waiter.result()
+    assert len(harness.deaths) == 1
+    harness.gate.set()
+    assert harness.engine.stop(WAIT_S)
+
+
 def test_a_model_that_hangs_in_its_self_test_is_never_ready() -> None:
     harness = Harness(watchdog_s=0.05)
     harness.gate.clear()
@@ -548,9 +598,14 @@ def test_a_query_is_served_between_the_passes_that_a_first_long_text_needs() -> 
             asked.append(Waiter(engine, [query], "query", None))
 
     process.on_batch = ask_once
-    Waiter(engine, [long], "document", None).result()
+    answered = Waiter(engine, [long], "document", None)
+    answered.result()
 
     assert backend.batches == [[768], [3], [1902]]
+    # The first of them was no batch of texts, and counts all the same.
+    figures = engine.stats.snapshot(0)
+    assert figures["batches"] == 2
+    assert figures["busy_s"] >= answered.request.compute_s - 1e-6
     engine.stop(WAIT_S)
 
 

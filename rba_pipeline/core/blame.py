@@ -1,12 +1,25 @@
-"""Which texts are at fault that requests failed, and which requests failed by chance."""
+"""Which texts are at fault that requests failed, and which requests failed by chance.
+
+No text is put aside before the service has shown that it embeds texts at all: another one of the
+run, answered since; or, where there is none, a control: a harmless text as long as the suspect. A
+probe of a few words would not do: a service may be well at that, and fail at everything longer.
+"""
 
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from rba_pipeline.core import recovery
-from rba_pipeline.core.embeddings import PASSING_REASONS, Rejection, Text
-from rba_pipeline.core.errors import ModelFailed
+from rba_pipeline.core.embeddings import PASSING_REASONS, Rejection, Text, as_long_as
+from rba_pipeline.core.errors import (
+    EmbeddingError,
+    ModelFailed,
+    RequestRejected,
+    RequestTooLarge,
+    ServiceOverloaded,
+    ServiceUnavailable,
+    TextRejected,
+)
 from rba_pipeline.core.recovery import Batch, Suspect
 
 # A suspect waits for as many answers, while there is other work: they show whether requests fail by
@@ -14,6 +27,8 @@ from rba_pipeline.core.recovery import Batch, Suspect
 ANSWERS_TO_JUDGE = 16
 # More suspects than texts that succeeded, and more than this: it is not the texts.
 MOST_SUSPECTS = 8
+# As many controls in a row fail for another reason than that the service is wrong by chance only.
+CONTROLS_TO_GIVE_UP = 3
 
 
 @dataclass(slots=True)
@@ -25,13 +40,17 @@ class Blame:
             again says nothing of itself.
         rejections: The texts at fault.
         answers: Signs of life that the run has seen: answers, and probes that went well.
+        proofs: Those of them that were answers to real texts: of the run, or controls.
     """
 
     doubted: Collection[str] = ()
     rejections: list[Rejection] = field(default_factory=list)
     answers: int = 0
+    proofs: int = 0
     _embedded: int = 0
+    _longest: Text | None = None
     _by_chance: int = 0
+    _controls_failed: int = 0
     _suspects: deque[Suspect] = field(default_factory=deque)
 
     @property
@@ -44,33 +63,71 @@ class Blame:
         """Return whether a text is suspected."""
         return bool(self._suspects)
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Return whether a text is suspected, and the run has not seen any embedded."""
+        return not self.proofs and self.is_open
+
     def answered(self, batch: Batch) -> None:
         """Take note of texts that were embedded: what failed before, failed by chance."""
-        self.answers += 1
         self._embedded += len(batch.texts)
+        known = (self._longest,) if self._longest else ()
+        self._longest = max((*known, *batch.texts), key=_tokens)
         if recovery.is_innocent(batch):
             self._by_chance += batch.failures
+        self.answers += 1
+        self.proofs += 1
+        self._controls_failed = 0
+
+    def probed(self, *, is_control: bool) -> None:
+        """Take note of a probe that went well."""
+        self.answers += 1
+        if is_control:
+            self.proofs += 1
+            self._controls_failed = 0
+
+    def control(self) -> str:
+        """Return a text whose answer shows that the service embeds texts like those suspected.
+
+        It is as long as the longest of them. But if texts were embedded, it is no longer than
+        these: to fail at what is longer may be what a text is put aside for.
+        """
+        longest = max((suspect.text for suspect in self._suspects), key=_tokens)
+        return as_long_as(min(longest, self._longest or longest, key=_tokens))
+
+    def control_failed(self, error: EmbeddingError) -> EmbeddingError | None:
+        """Take note of a control that was not embedded; return what is wrong if that is enough."""
+        refused = isinstance(error, RequestTooLarge | TextRejected)
+        if isinstance(error, ServiceOverloaded):
+            return None
+        if not (refused or isinstance(error, ServiceUnavailable | ModelFailed)):
+            return error
+        unproven = [each for each in self._suspects if each.proof > self.proofs]
+        self._controls_failed += 1
+        if not unproven or not (refused or self._controls_failed >= CONTROLS_TO_GIVE_UP):
+            return None
+        if any(each.text.text_hash not in self.doubted for each in unproven):
+            kind = RequestRejected if refused else ModelFailed
+            return kind(f"{error}. {self._verdict(len(unproven), ' and at a harmless one')}")
+        # They stay where they are, without another charge.
+        self.rejections += [Rejection(each.text.text_hash, each.reason, 0) for each in unproven]
+        self._suspects = deque(each for each in self._suspects if each not in unproven)
+        return None
 
     def suspect(self, suspect: Suspect) -> ModelFailed | None:
         """Take note of a suspect; return what is wrong if it cannot be the texts any more."""
         self._suspects.append(suspect)
-        blamed = [each.text.text_hash for each in self._suspects]
+        if suspect.is_told:
+            return None
+        blamed = [each.text.text_hash for each in self._suspects if not each.is_told]
         blamed += [each.text_hash for each in self.rejections if each.reason in PASSING_REASONS]
         new = sum(name not in self.doubted for name in blamed)
         if new <= max(MOST_SUSPECTS, self._embedded):
             return None
-        return ModelFailed(
-            f"the service failed at {len(blamed)} texts that were sent alone, and embedded "
-            f"{self._embedded}: it is not the texts. See its log; nothing was put into quarantine "
-            "for this"
-        )
-
-    def reject(self, text: Text, reason: str, attempts: int = 1) -> None:
-        """Take note that a text is at fault."""
-        self.rejections.append(Rejection(text.text_hash, reason, attempts))
+        return ModelFailed(self._verdict(len(blamed)))
 
     def judge(self, *, is_last: bool) -> list[Batch]:
-        """Reject the suspects for whom there were signs of life enough since they failed.
+        """Reject the suspects for whom there was proof enough since they failed.
 
         Args:
             is_last: Whether there is no other work whose answers could be waited for.
@@ -79,14 +136,26 @@ class Blame:
             What is to be sent once more: others failed by chance meanwhile, so it may have, too.
         """
         again = list[Batch]()
-        wanted = 0 if is_last else ANSWERS_TO_JUDGE
         needed = recovery.failures_to_convict(self.chance)
         for _ in range(len(self._suspects)):
             suspect = self._suspects.popleft()
-            if suspect.proof + wanted > self.answers:
+            wanted = 0 if is_last or suspect.is_told else ANSWERS_TO_JUDGE
+            if suspect.proof + wanted > self.proofs:
                 self._suspects.append(suspect)
             elif suspect.reason == "model_failed" and suspect.attempts < needed:
                 again.append(Batch((suspect.text,), failures=suspect.attempts))
             else:
-                self.reject(suspect.text, suspect.reason, suspect.attempts)
+                name = suspect.text.text_hash
+                self.rejections.append(Rejection(name, suspect.reason, suspect.attempts))
         return again
+
+    def _verdict(self, texts: int, also: str = "") -> str:
+        return (
+            f"The service failed at {texts} texts that were sent alone{also}, and embedded "
+            f"{self._embedded}: it is not the texts. See its log; nothing was put into quarantine "
+            "for this"
+        )
+
+
+def _tokens(text: Text) -> int:
+    return text.tokens

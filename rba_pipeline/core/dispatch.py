@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from rba_pipeline.core import recovery
 from rba_pipeline.core.backlog import BacklogSteps
 from rba_pipeline.core.blame import Blame
-from rba_pipeline.core.embeddings import Rejection, Text
+from rba_pipeline.core.embeddings import CANARY, Rejection, Text
 from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
@@ -25,35 +25,11 @@ from rba_pipeline.core.pacing import Answered, Pace, after_answer, after_refusal
 from rba_pipeline.core.recovery import Batch
 from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, Replicas
 from rba_pipeline.core.silence import FEWEST_FAILURES, Silence
+from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline.core.unsent import Unsent
 
 # What a refused request waits where the service names no time.
 REFUSED_WAIT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request on its way.
-
-    Attributes:
-        change: The pace's when it was sent.
-        in_flight: Tokens in flight at its address, its own among them.
-        answers: Answers that the run had seen when it was sent.
-    """
-
-    batch: Batch
-    address: str
-    sent_at_s: float
-    change: int
-    in_flight: int
-    answers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A request for the canary: is the address well, and what it was?"""
-
-    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +100,8 @@ class Dispatch:
             return None
         if (address := self._replicas.probe(now_s)) is not None:
             return self._probe(address)
+        if self._blame.is_doubtful:
+            return None if self._probes else self._control(now_s)
         if self._in_flight >= self.pace.now.parallel_batches:
             return None
         place, replica = self._due(now_s)
@@ -135,7 +113,7 @@ class Dispatch:
             and not self._in_flight
             and (due := self._unsent.due(now_s, self._blame.answers))
         ):
-            # Nobody is left who did not fail at it, or can be waited for.
+            # It goes alone, or nobody is left who did not fail at it, or can be waited for.
             batch = self._unsent.again.pop(due[0])
         if batch is None:
             return self._sign_of_life(now_s)
@@ -144,9 +122,11 @@ class Dispatch:
             self._unsent.again.insert(0, batch)
             return None
         self._in_flight += 1
-        self._replicas.set(sent := replica.sent(batch.tokens))
-        seen = self._blame.answers
-        return Request(batch, replica.address, now_s, self.pace.change, sent.tokens, seen)
+        self._replicas.set(sent := replica.sent(batch.tokens, to_itself=batch.goes_alone))
+        return Request(
+            batch, replica.address, now_s, self.pace.change, sent.tokens, self._blame.answers,
+            sent.is_reserved,
+        )  # fmt: skip
 
     def wake_at(self, now_s: float) -> float | None:
         """Return when ``next_request`` may say more without any answer; ``None``: never."""
@@ -215,15 +195,9 @@ class Dispatch:
                 timed_out = isinstance(error, RequestTimedOut)
                 if timed_out:
                     self._refused(request)
-                others = self._blame.answers > request.answers
-                self._follow(
-                    recovery.after_loss(
-                        batch,
-                        self._seen(request, now_s),
-                        timed_out=timed_out,
-                        others_answered=others,
-                    )
-                )
+                others = timed_out and self._blame.answers > request.answers
+                is_own, seen = request.is_alone or others, self._seen(request, now_s)
+                self._follow(recovery.after_loss(batch, seen, timed_out=timed_out, is_own=is_own))
             case ModelFailed():
                 # Who looks for a bad text expects failures: they say nothing of the address.
                 self._replicas.set(
@@ -234,15 +208,14 @@ class Dispatch:
                 self._follow(recovery.after_model_failure(batch, self._seen(request, now_s)))
             case RequestTooLarge() if len(batch.texts) > 1:
                 self._replicas.set(replica.returned(batch.tokens))
-                self._follow(recovery.Recovery(recovery.halves(batch)))
+                # At once: should all texts be refused, one that is alone shows it soon.
+                self._unsent.again[:0] = recovery.halves(batch)
                 return
-            case RequestTooLarge():
-                self._replicas.set(replica.returned(batch.tokens))
-                self._reject(request, 0, "too_large")
+            case RequestTooLarge() if error.code:
+                self._rejected(request, 0, "too_large")
                 return
             case TextRejected() if 0 <= error.index < len(batch.texts):
-                self._replicas.set(replica.returned(batch.tokens))
-                self._reject(request, error.index, error.reason)
+                self._rejected(request, error.index, error.reason)
                 return
             case _:
                 self._replicas.set(replica.returned(batch.tokens))
@@ -255,14 +228,17 @@ class Dispatch:
         self._probes -= 1
         replica = self._replicas[probe.address]
         if error is None:
-            self._blame.answers += 1
             self._replicas.set(replica.probed(now_s, is_well=True))
+            self._blame.probed(is_control=probe.is_control)
             self._judge()
-        elif isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
+            return
+        if probe.is_control:
+            self.failure = self.failure or self._blame.control_failed(error)
+        if isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
             wait_s = 0.0 if isinstance(error, ModelFailed) else self._wait_s(error, 0.0)
             self._replicas.set(replica.probed(now_s, is_well=False, wait_s=wait_s))
             self._silence = self._silence.after(error, now_s)
-        else:
+        elif not probe.is_control:
             self.failure = self.failure or error
 
     def kept(self, texts: int) -> None:
@@ -276,8 +252,9 @@ class Dispatch:
         at it yet, or ``None`` for fresh texts, and who that is.
         """
         for place in self._unsent.due(now_s, self._blame.answers):
-            avoid = self._unsent.again[place].failed_at
-            if (replica := self._replicas.chosen(now_s, avoid)) is not None:
+            batch = self._unsent.again[place]
+            replica = self._replicas.chosen(now_s, batch.failed_at)
+            if replica is not None and not batch.goes_alone:
                 return place, replica
         return None, self._replicas.chosen(now_s)
 
@@ -293,15 +270,21 @@ class Dispatch:
             return None
         return self._unsent.take(size, self.limits.request_tokens)
 
-    def _probe(self, address: str) -> Probe:
+    def _probe(self, address: str, text: str = CANARY) -> Probe:
         self._probes += 1
-        return Probe(address)
+        return Probe(address, text)
+
+    def _control(self, now_s: float) -> Probe | None:
+        replica = self._replicas.chosen(now_s)
+        return self._probe(replica.address, self._blame.control()) if replica else None
 
     def _sign_of_life(self, now_s: float) -> Probe | None:
         """Return a probe where nothing goes on, and everything that is left waits for an answer."""
         waits = self._unsent.waits_for_proof(self._blame.answers)
         if self.is_busy or not waits or not (self._unsent.again or self._blame.is_open):
             return None
+        if self._blame.is_open:
+            return self._control(now_s)
         self._replicas.suspect_all(now_s)
         address = self._replicas.probe(now_s)
         return None if address is None else self._probe(address)
@@ -317,7 +300,9 @@ class Dispatch:
 
     def _seen(self, request: Request, now_s: float) -> recovery.Seen:
         blame, taking_part = self._blame, self._replicas.taking_part()
-        return recovery.Seen(request.address, now_s, blame.answers, taking_part, blame.chance)
+        return recovery.Seen(
+            request.address, now_s, blame.answers, blame.proofs, taking_part, blame.chance
+        )
 
     def _refused(self, request: Request) -> None:
         self.refusals += 1
@@ -329,9 +314,10 @@ class Dispatch:
         if then.suspect is not None:
             self.failure = self.failure or self._blame.suspect(then.suspect)
 
-    def _reject(self, request: Request, index: int, reason: str) -> None:
-        self._blame.reject(request.batch.texts[index], reason)
-        self._unsent.add(recovery.without(request.batch, index))
+    def _rejected(self, request: Request, index: int, reason: str) -> None:
+        self._replicas.set(self._replicas[request.address].returned(request.batch.tokens))
+        self._follow(recovery.after_rejection(request.batch, index, reason))
+        self._judge()
 
     def _judge(self) -> None:
         is_last = not (self._in_flight or self._unsent)

@@ -1,6 +1,7 @@
 """Texts on their way to vectors: batches, the wire format, and what an answer has to promise."""
 
 import base64
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,8 @@ PASSING_REASONS = frozenset({"model_failed", "timed_out", "connection_lost"})
 ATTEMPTS_TO_HOLD = 9
 # Embedded to see whether a service is well, and whether it is still the same.
 CANARY = "A canary in a mine sings one song; when it sings another, or none, the miners leave."
+# Of it, in any tokenizer that makes a token of a word at least.
+_CANARY_TOKENS = 17
 # What the service promises of one text in any company (bf16 and int8; fp32 is closer).
 CANARY_COSINE = 0.9999
 
@@ -47,6 +50,12 @@ class Text:
     text_hash: str
     text: str
     tokens: int
+
+
+def as_long_as(text: Text) -> str:
+    """Return a harmless text of at least as many characters, and about as many tokens."""
+    times = max(len(text.text) / len(CANARY), text.tokens / _CANARY_TOKENS)
+    return " ".join([CANARY] * max(2, math.ceil(times)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,13 @@ class TextRejected(EmbeddingError):
 
 
 class RequestTooLarge(EmbeddingError):
-    """More than the service takes in one request. Split it; one text alone can never be taken."""
+    """More than fits one request. Split it; one text alone can never be taken by the service that
+    said so with its ``code``. Without one it was somebody on the way, a proxy for instance.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class RequestRejected(EmbeddingError):

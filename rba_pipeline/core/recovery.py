@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rba_pipeline.core.embeddings import Text
+from rba_pipeline.core.embeddings import PASSING_REASONS, Text
 
 # A text is at fault after as many failed requests that held it, the last of them alone: so many
 # that chance alone would need to be as unlikely, within these.
@@ -20,7 +20,9 @@ BY_CHANCE = 1e-6
 SENT_AGAIN_ABOVE = 4
 # Requests without a whole answer: halved from the second time-out, and the third lost connection.
 TIME_OUTS_TO_SPLIT, LOSSES_TO_SPLIT = 2, 3
-# A text whose requests get no answer, alone, though others are answered meanwhile.
+# After so many losses that may have been others' doing, a batch goes out with nothing beside it.
+LOSSES_TO_GO_ALONE = 2
+# A text is at fault after so many losses that were nobody else's doing.
 LOSSES_TO_CONVICT = 4
 RESEND_AFTER_S = 0.5
 
@@ -40,6 +42,8 @@ class Batch:
     Attributes:
         failures: Failed requests that held all of them.
         losses: Requests that held all of them and got no whole answer.
+        own_losses: Those of them that were not others' doing: nothing else was in flight there,
+            and the service was well just before; or it answered others while this one timed out.
         failed_at: Addresses where they failed: others are asked first.
         not_before_s: When they may be sent, on the run's clock.
         proof: How many answers the run must have seen before they may be sent.
@@ -48,6 +52,7 @@ class Batch:
     texts: tuple[Text, ...]
     failures: int = 0
     losses: int = 0
+    own_losses: int = 0
     failed_at: frozenset[str] = frozenset()
     hunt: Hunt | None = None
     not_before_s: float = 0.0
@@ -58,19 +63,29 @@ class Batch:
         """Return the tokens of all texts."""
         return sum(text.tokens for text in self.texts)
 
+    @property
+    def goes_alone(self) -> bool:
+        """Return whether it may take the service down, and what is in flight beside it."""
+        return self.losses - self.own_losses >= LOSSES_TO_GO_ALONE
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A text that failed alone, after a sign of life. It is at fault if there is another one.
+    """A text that failed alone. It is at fault if the service embeds others.
 
     Attributes:
-        proof: How many answers the run has to have seen for that.
+        proof: How many requests for real texts the run has to have seen answered for that.
     """
 
     text: Text
     reason: str
     attempts: int
     proof: int
+
+    @property
+    def is_told(self) -> bool:
+        """Return whether the service itself named the text and what is wrong with it."""
+        return self.reason not in PASSING_REASONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +103,8 @@ class Seen:
     Attributes:
         address: Where it failed.
         at_s: When, on the run's clock.
-        answers: Answers that the run has seen so far.
+        answers: Signs of life that the run has seen so far.
+        proofs: Those of them that were answers to real texts.
         addresses: Those that take part now.
         chance: Share of requests that fail whatever their texts are, 0 to below 1.
     """
@@ -96,6 +112,7 @@ class Seen:
     address: str
     at_s: float
     answers: int
+    proofs: int
     addresses: frozenset[str]
     chance: float = 0.0
 
@@ -147,42 +164,55 @@ def after_model_failure(batch: Batch, seen: Seen) -> Recovery:
     return Recovery((narrowed,))
 
 
-def after_loss(batch: Batch, seen: Seen, *, timed_out: bool, others_answered: bool) -> Recovery:
+def after_loss(batch: Batch, seen: Seen, *, timed_out: bool, is_own: bool) -> Recovery:
     """Return what follows a request without a whole answer.
 
     Args:
         timed_out: Whether it took too long, or the connection was refused or lost.
-        others_answered: Whether the service answered other requests meanwhile.
+        is_own: Whether it was not others' doing, see ``Batch.own_losses``.
     """
-    failed_at = batch.failed_at | {seen.address}
-    lost = replace(batch, losses=batch.losses + 1, failed_at=failed_at)
+    lost = replace(
+        batch,
+        losses=batch.losses + 1,
+        own_losses=batch.own_losses + is_own,
+        failed_at=batch.failed_at | {seen.address},
+    )
     if len(batch.texts) == 1:
-        if lost.losses < LOSSES_TO_CONVICT or not others_answered or seen.elsewhere(lost):
+        if lost.own_losses < LOSSES_TO_CONVICT or seen.elsewhere(lost):
             return Recovery((lost,))
         reason = "timed_out" if timed_out else "connection_lost"
-        suspect = Suspect(batch.texts[0], reason, lost.losses, seen.answers + 1)
+        suspect = Suspect(batch.texts[0], reason, lost.losses, seen.proofs + 1)
         return Recovery(_fresh(_deferred(batch)), suspect)
     # Fewer texts take less time: no proof is needed to try.
     if timed_out and lost.losses >= TIME_OUTS_TO_SPLIT:
-        return Recovery(halves(lost))
-    if lost.losses >= LOSSES_TO_SPLIT and others_answered:
+        return Recovery(halves(replace(lost, losses=0, own_losses=0)))
+    if lost.losses >= LOSSES_TO_SPLIT and is_own:
         return Recovery(halves(lost))
     return Recovery((lost,))
 
 
 def halves(batch: Batch) -> tuple[Batch, ...]:
-    """Return two requests of half as many texts each, and one of those that waited."""
+    """Return two requests of half as many texts each, and one of those that waited.
+
+    One of the halves holds what the losses were for: both may do harm to what is beside them.
+    """
     middle = (len(batch.texts) + 1) // 2
-    parts = (batch.texts[:middle], batch.texts[middle:])
-    return tuple(Batch(part) for part in (*parts, _deferred(batch)) if part)
+    left, right = (
+        Batch(texts, losses=batch.losses, own_losses=batch.own_losses)
+        for texts in (batch.texts[:middle], batch.texts[middle:])
+    )
+    return (left, right, *_fresh(_deferred(batch)))
 
 
-def without(batch: Batch, index: int) -> tuple[Batch, ...]:
-    """Return the request without the text at ``index``, if any text is left."""
+def after_rejection(batch: Batch, index: int, reason: str) -> Recovery:
+    """Return what follows a request in which the service refuses the text at ``index``.
+
+    Its own word for that is enough from a service that embeds texts at all.
+    """
+    suspect = Suspect(batch.texts[index], reason, attempts=1, proof=1)
     left = batch.texts[:index] + batch.texts[index + 1 :]
-    if left:
-        return (replace(batch, texts=left),)
-    return after_success(batch).batches
+    batches = (replace(batch, texts=left),) if left else after_success(batch).batches
+    return Recovery(batches, suspect)
 
 
 def _alone(batch: Batch, seen: Seen) -> Recovery:
@@ -192,7 +222,7 @@ def _alone(batch: Batch, seen: Seen) -> Recovery:
             batch, hunt=None, not_before_s=seen.at_s + RESEND_AFTER_S, proof=seen.answers + 1
         )
         return Recovery((*waiting, again))
-    suspect = Suspect(batch.texts[0], "model_failed", batch.failures, seen.answers + 1)
+    suspect = Suspect(batch.texts[0], "model_failed", batch.failures, seen.proofs + 1)
     return Recovery(waiting, suspect)
 
 

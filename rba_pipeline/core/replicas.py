@@ -24,6 +24,7 @@ class Replica:
         held_until_s: It was full: no request before.
         out_until_s: It failed: no probe before; ``None`` while it takes part.
         is_probed: A probe is in flight.
+        is_reserved: The request in flight there has it for itself.
     """
 
     address: str
@@ -35,6 +36,7 @@ class Replica:
     held_until_s: float = 0.0
     out_until_s: float | None = None
     is_probed: bool = False
+    is_reserved: bool = False
 
     @property
     def takes_part(self) -> bool:
@@ -43,16 +45,22 @@ class Replica:
 
     def takes_requests(self, now_s: float) -> bool:
         """Return whether a request may be sent there now; one that came back gets one at first."""
-        cautious = self.failures > 0 and self.requests > 0
-        return self.takes_part and self.held_until_s <= now_s and not cautious
+        is_shut = self.requests > 0 and (self.is_reserved or self.failures > 0)
+        return self.takes_part and self.held_until_s <= now_s and not is_shut
 
     def needs_probe(self, now_s: float) -> bool:
         """Return whether it is time to see whether it is back."""
         return self.out_until_s is not None and self.out_until_s <= now_s and not self.is_probed
 
-    def sent(self, tokens: int) -> "Replica":
-        """Return the state after a request with ``tokens`` was sent."""
-        return replace(self, tokens=self.tokens + tokens, requests=self.requests + 1)
+    def sent(self, tokens: int, *, to_itself: bool = False) -> "Replica":
+        """Return the state after a request with ``tokens`` was sent.
+
+        Args:
+            to_itself: Whether no other may join it. One that finds a request there does not get it.
+        """
+        reserved = not self.requests and (to_itself or self.failures > 0)
+        tokens, requests = self.tokens + tokens, self.requests + 1
+        return replace(self, tokens=tokens, requests=requests, is_reserved=reserved)
 
     def answered(self, tokens: int, in_flight: int, seconds: float) -> "Replica":
         """Return the state after an answer.
@@ -102,7 +110,8 @@ class Replica:
         return replace(self, pauses=self.pauses + 1, out_until_s=until_s)
 
     def _without(self, tokens: int) -> "Replica":
-        return replace(self, tokens=self.tokens - tokens, requests=self.requests - 1)
+        tokens, requests = self.tokens - tokens, self.requests - 1
+        return replace(self, tokens=tokens, requests=requests, is_reserved=False)
 
 
 def chosen(

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rba_pipeline.core.dispatch import Dispatch, Probe, Request
+from rba_pipeline.core.dispatch import Dispatch
 from rba_pipeline.core.embeddings import Part, Rejection
 from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.stages import RequestSeconds, Stage
+from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline.resources.embedding_client import EmbeddingClient
 from rba_pipeline.resources.service_answers import ServiceInfo, Vectors
 from rba_pipeline.resources.stopwatch import Stopwatch
@@ -48,7 +49,7 @@ class Traffic:
     Attributes:
         requests: With texts, whatever came of them.
         refusals: Requests that met a full service, or timed out.
-        probes: Requests for the canary.
+        probes: Requests for the canary, or for a control.
         texts_sent: Texts in all requests, those sent twice twice.
         by_address: Texts embedded, by who did it.
         waiting_for: The addresses that something is expected of, each with why.
@@ -155,6 +156,9 @@ class EmbeddingStream:
 
     def _asked(self, task: Request | Probe) -> Vectors | None:
         """Send one request; runs in a worker thread."""
+        if isinstance(task, Probe) and task.is_control:
+            self._client.embed(task.address, [task.text], info=self._info, truncate=True)
+            return None
         if isinstance(task, Probe):
             self._client.check_canary(task.address, self._info, self._canary)
             return None

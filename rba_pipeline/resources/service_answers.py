@@ -193,8 +193,14 @@ def refusal_of(reply: Reply, address: str) -> EmbeddingError:
     match reply.status:
         case 401 | 403:
             return NotAllowed(f"{address} refuses the key: check EMBEDDING_API_KEY")
+        case 413 if not code:
+            return RequestTooLarge(
+                f"{address} answered 413 in another form than the embedding_service does: "
+                "something in between, a proxy for instance, refuses requests of this size. Let it "
+                "take larger ones (nginx: client_max_body_size)"
+            )
         case 413:
-            return RequestTooLarge(told)
+            return RequestTooLarge(told, code)
         case 422 if index is not None:
             return TextRejected(told, index, code)
         case 429:

@@ -6,15 +6,19 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
-from rba_pipeline.core.dispatch import Dispatch, Limits, Probe, Request
+from rba_pipeline.core.dispatch import Dispatch, Limits
 from rba_pipeline.core.embeddings import Text
 from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.tasks import Probe, Request
 
 ANSWER_S = 0.1
 
-# What comes of texts sent to an address at a time: None for an answer; a probe sends no texts.
+# What a control is called: a text that is none of the run's.
+CONTROL = "control"
+# What comes of texts sent to an address at a time: None for an answer; a probe for the canary sends
+# no texts.
 Service = Callable[[str, Sequence[str], float], EmbeddingError | None]
 
 
@@ -36,6 +40,7 @@ class Run:
     dispatch: Dispatch
     requests: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     probes: int = 0
+    controls: int = 0
     embedded: list[str] = field(default_factory=list)
     ended_s: float = 0.0
     most_unkept: int = 0
@@ -43,7 +48,7 @@ class Run:
 
     @property
     def calls(self) -> int:
-        return len(self.requests) + self.probes
+        return len(self.requests) + self.probes + self.controls
 
     @property
     def rejected(self) -> dict[str, str]:
@@ -84,7 +89,10 @@ def run(
     while not dispatch.is_done:
         while (task := dispatch.next_request(now_s)) is not None:
             names: tuple[str, ...] = ()
-            if isinstance(task, Request):
+            if isinstance(task, Probe) and task.is_control:
+                found.controls += 1
+                names = (CONTROL,)
+            elif isinstance(task, Request):
                 names = tuple(text.text_hash for text in task.batch.texts)
                 found.requests.append((task.address, names))
                 found.most_tokens = max(found.most_tokens, task.in_flight)

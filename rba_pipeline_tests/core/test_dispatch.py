@@ -215,7 +215,7 @@ def test_a_service_that_stays_full_ends_the_run_after_the_stated_time() -> None:
 
 def test_a_request_that_is_too_large_is_split_and_never_sent_again_as_it_was() -> None:
     def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
-        return RequestTooLarge("413") if len(names) > 3 else None
+        return RequestTooLarge("413", "too_large") if len(names) > 3 else None
 
     found = run(service, texts(16), bounds=Bounds(16, 1))
 
@@ -225,11 +225,12 @@ def test_a_request_that_is_too_large_is_split_and_never_sent_again_as_it_was() -
 
 def test_a_single_text_that_is_too_large_is_quarantined_and_its_neighbours_embedded() -> None:
     def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
-        return RequestTooLarge("413") if "5" in names else None
+        return RequestTooLarge("413", "too_large") if "5" in names else None
 
     found = run(service, texts(16), bounds=Bounds(16, 2))
 
     assert found.rejected == {"5": "too_large"}
+    assert found.controls == 0
     assert_each_once(found, 16, {"5"})
 
 
@@ -408,6 +409,8 @@ def test_texts_that_failed_in_earlier_runs_may_fail_again_without_ending_this_on
 
     assert found.dispatch.failure is None
     assert sorted(found.rejected) == sorted(doubted)
+    # The service was wrong for everything: that is no further reason not to send them again.
+    assert [each.attempts for each in found.dispatch.rejections] == [0] * 12
 
 
 @pytest.mark.parametrize("wait_s", [2.0, 60.0])

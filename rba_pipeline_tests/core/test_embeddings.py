@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rba_pipeline.core.embeddings import (
+    CANARY,
     Outcome,
     Rejection,
     Space,
     Text,
+    as_long_as,
     batched,
     by_similar_length,
     check_canary,
@@ -146,6 +148,23 @@ def test_a_text_that_is_known_to_fail_is_not_sent_again(
     outcome: Outcome, truncate: bool, held: bool
 ) -> None:
     assert outcome.is_held(truncate=truncate) is held
+
+
+@pytest.mark.parametrize(
+    ("like", "characters", "words"),
+    [
+        pytest.param(Text("a", "", 0), 160, 30, id="nothing"),
+        pytest.param(Text("a", "word " * 1000, 1000), 5000, 1000, id="prose"),
+        pytest.param(Text("a", "\u8a9e" * 100, 900), 100, 900, id="many-tokens-to-a-character"),
+        pytest.param(Text("a", " " * 9000, 1), 9000, 1, id="many-characters-to-a-token"),
+    ],
+)
+def test_a_control_is_as_long_as_what_it_is_for(like: Text, characters: int, words: int) -> None:
+    control = as_long_as(like)
+
+    assert characters <= len(control) <= max(characters, 6 * words) + 200
+    assert len(control.split()) >= words
+    assert control != CANARY
 
 
 def test_a_canary_that_sings_another_song_is_refused_with_its_cosine() -> None:

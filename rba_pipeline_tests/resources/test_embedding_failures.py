@@ -6,7 +6,7 @@ import time
 import dagster as dg
 import pytest
 
-from rba_pipeline.core.embeddings import Part
+from rba_pipeline.core.embeddings import CANARY, Part
 from rba_pipeline.core.errors import RequestRejected, ServiceUnavailable, TextRejected
 from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline_tests.oracle_service import OracleService, Reply
@@ -66,13 +66,15 @@ def test_texts_that_the_service_rejects_are_reported_and_the_others_embedded(
 
 
 def test_a_batch_of_nothing_but_rejected_texts_is_no_vector(oracle: OracleService) -> None:
-    oracle.script = lambda number, sent: Reply.error(422, "text_invalid", 0)
+    oracle.script = lambda number, sent: (
+        None if CANARY in sent[0] else Reply.error(422, "text_invalid", 0)
+    )
 
     parts, traffic = embed_all(embedding(oracle, 3, 1), texts(3))
 
     assert hashes(parts) == []
     assert len(traffic.rejections) == 3
-    assert (traffic.texts, traffic.requests) == (0, 3)
+    assert (traffic.texts, traffic.requests, traffic.probes) == (0, 3, 1)
 
 
 def test_a_rejected_index_outside_the_request_ends_the_run(oracle: OracleService) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rba_pipeline.core.errors import ContractBroken, VectorsDrifted
+from rba_pipeline.core.errors import ContractBroken, RecordMissing, VectorsDrifted
 
 Item = TypeVar("Item")
 
@@ -136,6 +136,7 @@ def outcome_of(
             is not sent now.
 
     Raises:
+        RecordMissing: It was in quarantine when the run began, and is not any more.
         RuntimeError: It has no vector, and was neither rejected now nor quarantined before.
     """
     if state in ("embedded", "truncated", "reused"):
@@ -144,6 +145,11 @@ def outcome_of(
         attempts = rejection.attempts + (before.attempts if before else 0)
         is_forgotten = before is not None and before.is_forgotten
         return Outcome(text_hash, "quarantined", rejection.reason, attempts, tokens, is_forgotten)
+    if before is None and state == "held":
+        raise RecordMissing(
+            f"text {text_hash} was in quarantine when this run began, and another run has changed "
+            "that meanwhile. Materialise 'embeddings' again"
+        )
     if before is None:
         raise RuntimeError(f"text {text_hash} has no outcome: this is a bug in Dispatch")
     return before

@@ -20,7 +20,7 @@ from rba_pipeline.core.embeddings import (
     decode_vectors,
     outcome_of,
 )
-from rba_pipeline.core.errors import ContractBroken, VectorsDrifted
+from rba_pipeline.core.errors import ContractBroken, RecordMissing, VectorsDrifted
 
 UNIT = [np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)]
 
@@ -93,10 +93,15 @@ def quarantined(name: str, reason: str, attempts: int, *, is_forgotten: bool = F
     return Outcome(name, "quarantined", reason, attempts, 5, is_forgotten)
 
 
-@pytest.mark.parametrize("state", [None, "taken", "held"])
+@pytest.mark.parametrize("state", [None, "taken"])
 def test_a_text_without_an_outcome_is_an_error(state: str | None) -> None:
     with pytest.raises(RuntimeError, match="text a has no outcome"):
         outcome_of("a", 5, state, rejection=None, before=None)
+
+
+def test_a_text_that_another_run_took_out_of_quarantine_meanwhile_is_said_to_be_so() -> None:
+    with pytest.raises(RecordMissing, match=r"another run .* Materialise 'embeddings' again"):
+        outcome_of("a", 5, "held", rejection=None, before=None)
 
 
 REJECTED = Rejection("a", "model_failed", attempts=3)

@@ -69,6 +69,35 @@ def test_a_service_that_is_killed_in_a_batch_and_restarted_costs_only_that_batch
     check_invariants(project, oracle, results, resent=IN_FLIGHT)
 
 
+@pytest.mark.case("C1")
+@pytest.mark.parametrize(
+    "is_new", [pytest.param(True, marks=LONG), pytest.param(False, marks=LONG)]
+)
+def test_a_text_that_takes_the_service_down_each_time_is_found_and_its_neighbours_are_stored(
+    project: Installation, oracle: OracleService, is_new: bool
+) -> None:
+    project.environment["EMBEDDING_OUTAGE_SECONDS"] = "300"
+    timers, poison = list[threading.Timer](), "C-0-3" if is_new else "A-7-3"
+    if is_new:
+        assert failures(run(project)) == []
+        add_documents(project, paragraphs=1, names="C")
+
+    def crash(number: int, texts: list[str]) -> None:
+        if any(poison in text for text in texts):
+            timers.append(after(2, oracle.restart))
+            oracle.crash()
+
+    oracle.script = crash
+    results = run(project)
+    for timer in timers:
+        timer.join(10)
+
+    assert failures(results) == []
+    assert figure(results, "quarantined_by_reason") == {"connection_lost": 1}
+    assert len(timers) <= 9
+    check_invariants(project, oracle, results, resent=len(timers) * 2 * BATCH * PARALLEL)
+
+
 @pytest.mark.case("C2")
 def test_a_service_that_never_comes_back_ends_the_run_and_blames_no_text(
     project: Installation, oracle: OracleService
@@ -351,6 +380,39 @@ def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
     assert figure(afterwards, "quarantined") == 0
 
 
+def test_a_second_chance_that_another_run_has_used_meanwhile_is_named(
+    project: Installation, oracle: OracleService
+) -> None:
+    other = list[PartitionResult]()
+
+    def be_overtaken(number: int, texts: list[str]) -> None:
+        if number == 0:
+            with project.neighbours() as found:
+                (entry,) = found.vector_store.quarantine()
+                retry(found.embedding_store, found.vector_store, [entry.name])
+            other.extend(run(project))
+
+    oracle.script = lambda number, texts: next(
+        (
+            Reply.error(422, "text_invalid", place)
+            for place, text in enumerate(texts)
+            if "A-7-3" in text
+        ),
+        None,
+    )
+    run(project)
+    add_documents(project, paragraphs=1, names="C")
+    oracle.sent.clear()
+    oracle.script = be_overtaken
+    overtaken = run(project)
+    afterwards = run(project)
+
+    message = check_failure(overtaken)
+    assert "another run has changed that meanwhile. Materialise 'embeddings' again" in message
+    assert failures([*other, *afterwards]) == []
+    assert figure(afterwards, "quarantined") == 0
+
+
 @pytest.mark.case("C11")
 def test_a_service_that_fails_at_everything_is_no_poison(
     project: Installation, oracle: OracleService
@@ -380,6 +442,40 @@ def test_a_service_that_fails_at_everything_is_no_poison(
     assert failures(results) == []
     assert figure(results, "quarantined") == 0
     check_invariants(project, oracle, results, resent=6 * BATCH)
+
+
+@pytest.mark.case("C11", "C12")
+@pytest.mark.parametrize(
+    ("refusal", "named"),
+    [
+        pytest.param(Reply(413, b"<html>"), "nginx: client_max_body_size", id="413-of-a-proxy"),
+        pytest.param(Reply.error(413, "too_large"), "it is not the texts", id="413"),
+        pytest.param(Reply.error(422, "text_empty", 0), "it is not the texts", id="422"),
+        pytest.param(Reply.error(500, "model_failed"), "it is not the texts", id="500", marks=LONG),
+    ],
+)
+@pytest.mark.parametrize("is_new", [True, pytest.param(False, marks=LONG)], ids=["one", "all"])
+def test_a_service_that_embeds_nothing_but_its_canary_has_no_text_blamed(
+    project: Installation, oracle: OracleService, refusal: Reply, named: str, is_new: bool
+) -> None:
+    project.environment["EMBEDDING_OUTAGE_SECONDS"] = "300"
+    if is_new:
+        assert failures(run(project)) == []
+        add_documents(project, paragraphs=1, names="C")
+    before, needed = len(oracle.sent), len(project.rows())
+    oracle.script = lambda number, texts: refusal
+    failed = run(project)
+    attempts = len(oracle.sent) - before
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    message = check_failure(failed)
+    assert named in message
+    assert attempts <= 150
+    assert failures(results) == []
+    assert figure(results, "quarantined") == 0
+    assert len(project.rows()) > needed
+    check_invariants(project, oracle, results, resent=attempts * BATCH)
 
 
 @pytest.mark.case("C12")

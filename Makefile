@@ -1,4 +1,4 @@
-# make demo | up | test | browser | faults | faults-full | mutations | survival | bench. Each first makes .venv, or checks it (well under two seconds).
+# make demo | up | test | long | browser | faults | faults-full | mutations | survival | bench. Each first makes .venv, or checks it (well under two seconds).
 #
 #   PYTHON=python3.11      the interpreter for .venv
 #   TORCH_INDEX=URL        where torch comes from, e.g. PyTorch's index of CPU builds; else pip's own index
@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test browser faults faults-full mutations survival bench environment clean
+.PHONY: help demo up test long browser faults faults-full mutations survival bench environment clean
 
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -40,11 +40,12 @@ help:
 	  '            EMBEDDING_MODEL=folder   instead of the default model' \
 	  'make up     database, embedding service, Dagster (web interface, daemon), until Ctrl-C' \
 	  '            CORPUS=, EMBEDDING_MODEL= as above; PORT=3000 for the web interface' \
-	  'make test   every test but the longest faults ARGS="-k name" goes to pytest' \
+	  'make test   every test but those that take minutes; ARGS="-k name" goes to pytest' \
+  'make long   the others: every way to launch, backfills and the sensor with a daemon, benchmarks end to end' \
 	  'make browser   the web interface, used in a real browser; pictures of its pages in .state/screenshots' \
 	  '            CHROMIUM=/usr/bin/chromium' \
 	  '            PICTURES=docs/images     takes the pictures of the guide there' \
-	  'make faults every fault that must be survived, and a table of them; and what else takes minutes' \
+	  'make faults every fault that must be survived, and a table of them' \
 	  'make faults-full   the longest of them at full size: an hour of load, backfills of 50 partitions' \
 	  'make mutations     switches off one defence at a time, and sees the test fail that is for it' \
 	  'make survival CORPUS=folder     a backfill of all of it, killed in the middle, and an account of what it left' \
@@ -78,9 +79,13 @@ browser: environment
 	  cp .state/screenshots/{launchpad,backfilled}.png "$(PICTURES)"
 	fi
 
+long: environment
+	unset EMBEDDING_MODEL CORPUS
+	$(PYTEST) -m "long and not case and not full" $$ARGS
+
 faults: environment
 	unset EMBEDDING_MODEL CORPUS
-	$(PYTEST) --fault-table -m "(case or long) and not full" $$ARGS
+	$(PYTEST) --fault-table -m "case and not full" $$ARGS
 
 faults-full: environment
 	unset EMBEDDING_MODEL CORPUS

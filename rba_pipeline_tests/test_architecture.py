@@ -115,6 +115,8 @@ MAY_READ_ENVIRONMENT = {
     "rba_pipeline.definitions", "rba_pipeline.cli", "rba_pipeline.backfill_commands",
     "rba_pipeline.dagster_instance",
     "embedding_service.settings", "embedding_service.__main__",
+    # Tells a library, which reads it there, how it may use the cores.
+    "embedding_service.backends",
     # They make the environment of the processes that they start.
     "embedding_service.backend.preparation", "rba_pipeline.resources.parser_process",
     "rba_pipeline.stack", "rba_pipeline.local_env", "rba_pipeline.local_service",

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from embedding_service.backend.agreement import LIKE_FP32
 from rba_pipeline.core.embeddings import (
     CANARY,
     Outcome,
@@ -174,12 +176,30 @@ def test_a_control_is_as_long_as_what_it_is_for(like: Text, characters: int, wor
 
 def test_a_canary_that_sings_another_song_is_refused_with_its_cosine() -> None:
     space = Space("s" * 32, "model", 2, {})
-    before, after = np.float32([1, 0]), np.float32([0.9998, 0.02])
+    before, after = np.float32([1, 0]), np.float32([0.9994, 0.03464])
 
     check_canary(before, None, "http://a", space)
-    check_canary(np.float32([0.99999, 0.004]), before, "http://a", space)
-    with pytest.raises(VectorsDrifted, match=r"http://a .* cosine of 0\.99980"):
+    check_canary(np.float32([0.9998, 0.02]), before, "http://a", space)
+    with pytest.raises(VectorsDrifted, match=r"http://a .* cosine of 0\.9994"):
         check_canary(after, before, "http://a", space)
+
+
+def test_a_canary_may_stray_as_far_as_another_precision_in_the_same_space() -> None:
+    space, chance = Space("s" * 32, "model", 384, {}), np.random.default_rng(7)
+
+    def unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        return vector / np.linalg.norm(vector)
+
+    before = unit(chance.standard_normal(384))
+    noise = chance.standard_normal(384)
+    noise = unit(noise - (noise @ before) * before)
+
+    def at(cosine: float) -> NDArray[np.float32]:
+        return (cosine * before + np.sqrt(1 - cosine**2) * noise).astype(np.float32)
+
+    check_canary(at(LIKE_FP32 + 1e-6), before.astype(np.float32), "http://a", space)
+    with pytest.raises(VectorsDrifted, match="cosine"):
+        check_canary(at(LIKE_FP32 - 1e-6), before.astype(np.float32), "http://a", space)
 
 
 def test_a_canary_of_nan_is_refused() -> None:

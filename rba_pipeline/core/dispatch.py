@@ -157,8 +157,11 @@ class Dispatch:
 
     @property
     def is_done(self) -> bool:
-        """Return whether nothing is in flight, and nothing is left to send."""
-        if self.is_busy:
+        """Return whether no request is in flight, and nothing is left to send.
+
+        A probe may still be: who is well does not matter any more.
+        """
+        if self._in_flight:
             return False
         return self.failure is not None or not (self._unsent or self._blame.is_open)
 

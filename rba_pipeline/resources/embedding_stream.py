@@ -135,9 +135,11 @@ class EmbeddingStream:
             if self._dispatch.failure is not None:
                 raise self._dispatch.failure
         finally:
-            if self._in_flight:
+            if any(isinstance(task, Request) for task in self._in_flight.values()):
                 self._client.close()
-            pool.shutdown(wait=True, cancel_futures=True)
+                self._in_flight.clear()
+            # A probe of an address that stalls is not waited for: it is cut when the client closes.
+            pool.shutdown(wait=not self._in_flight, cancel_futures=True)
             self._traffic.seconds = time.monotonic() - self._started
 
     def _send(self, pool: ThreadPoolExecutor) -> bool:
@@ -171,7 +173,8 @@ class EmbeddingStream:
             return False
         waited_s = time.monotonic() - self._first_answer_at
         enough = len(self._answers) >= self._upper.parallel_batches
-        return enough or waited_s >= KEEP_WITHIN_S or not self._in_flight
+        idle = not self._in_flight or self._dispatch.is_done
+        return enough or waited_s >= KEEP_WITHIN_S or idle
 
     def _collect(self) -> None:
         """Wait until an answer comes, or something else is due."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
+from rba_pipeline.core.dispatch import Dispatch, Limits, Probe, Request
 from rba_pipeline.core.errors import (
     ContractBroken,
     EmbeddingError,
@@ -21,6 +23,7 @@ from rba_pipeline.core.errors import (
     VectorsDrifted,
     WrongSpace,
 )
+from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline_tests.core.simulated_run import Run, run, texts
 
@@ -46,6 +49,29 @@ def assert_each_once(found: Run, count: int, rejected: set[str] = frozenset()) -
     assert set(found.rejected) == rejected
     assert found.dispatch.unkept == 0
     assert found.dispatch.failure is None
+
+
+def test_a_probe_that_is_not_answered_holds_up_nothing_that_is_done() -> None:
+    dispatch = Dispatch(
+        iter(texts(1)),
+        1,
+        ("a", "b"),
+        fixed(Bounds(8, 2), timeout_s=30),
+        False,
+        BacklogSteps.read(USUAL_STEPS),
+        Limits(32, 1 << 30, 60),
+        unreachable=("b",),
+    )
+    probe, request = dispatch.next_request(0.0), dispatch.next_request(0.0)
+    assert isinstance(request, Request)
+    before = dispatch.is_done
+
+    dispatch.answered(request, 10, 0.1)
+
+    assert probe == Probe("b")
+    assert not before
+    assert dispatch.is_busy
+    assert dispatch.is_done
 
 
 def test_every_text_goes_once_in_full_requests() -> None:

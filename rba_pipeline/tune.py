@@ -100,6 +100,7 @@ def tune(embedding: Embedding, sampled: Sampled, plan: Plan, say: Say) -> Tuning
         probe = SettingProbe(client, info, sent, canary, plan.probe_s)
         terms = Terms(plan.probe_s, embedding.timeout_s, largest_for(info.max_texts, plan.largest))
         past, ending = _searched(probe, terms, say)
+        unreachable = len(client.unreachable)
     preset = TunedPreset(
         bounds=ending.bounds,
         service=identity(info),
@@ -108,7 +109,7 @@ def tune(embedding: Embedding, sampled: Sampled, plan: Plan, say: Say) -> Tuning
         why=ending.why,
         measurements=rows(past),
     )
-    return Tuning(preset, tuple(past), sample, tuple(_notes(past, len(info.unreachable))))
+    return Tuning(preset, tuple(past), sample, tuple(_notes(past, unreachable)))
 
 
 def sample_texts(

@@ -121,6 +121,8 @@ class OracleService:
         canaries: How many requests for the canary alone came.
         canary_script: Called for each of them; may block, or return a Reply in place of the regular
             answer.
+        pages: The paths of all other requests, in the order of arrival.
+        page_script: Called with the path of each of them; as ``canary_script``.
         script: Called with a request's number, from 0, and its texts; may block, return a Reply
             in place of the regular answer, or ``None``.
         model: May be changed while it runs: the space follows.
@@ -146,6 +148,8 @@ class OracleService:
         self.script: Script = lambda number, texts: None
         self.canary_script: Callable[[], Reply | None] = lambda: None
         self.canaries = 0
+        self.page_script: Callable[[str], Reply | None] = lambda path: None
+        self.pages: list[str] = []
         self.stats: Mapping[str, float] = {"busy_s": 0.0, "tokens": 0}
         self.drip_s = DRIP_S
         self.length: Callable[[str], int] = words_of
@@ -297,7 +301,9 @@ class OracleService:
                     "/health": lambda: json.dumps({"stats": oracle.stats}).encode(),
                     "/tokenizer.json": tokenizer_json,
                 }
-                self._answer(Reply(200, pages[self.path]()))
+                oracle.pages.append(self.path)
+                said = oracle.page_script(self.path)
+                self._answer(said or Reply(200, pages[self.path]()))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -317,7 +317,9 @@ def test_an_old_space_serves_until_all_partitions_of_the_new_one_are_published(
     ("environment", "expected"),
     [
         pytest.param(
-            {"EMBEDDING_API_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9", id="no-service"
+            {"EMBEDDING_API_URL": "http://127.0.0.1:9", "EMBEDDING_OUTAGE_SECONDS": "1"},
+            "http://127.0.0.1:9",
+            id="no-service",
         ),
         pytest.param({"EMBEDDING_API_KEY": "wrong"}, "check EMBEDDING_API_KEY", id="wrong-key"),
         pytest.param(
@@ -466,6 +468,7 @@ class TestCommandLine:
     ) -> None:
         self._prepare(installation)
         monkeypatch.setitem(installation.environment, "EMBEDDING_API_URL", "http://127.0.0.1:9")
+        monkeypatch.setitem(installation.environment, "EMBEDDING_OUTAGE_SECONDS", "1")
 
         run = installation.launch("2011-01-01")
         output, _ = run.communicate(timeout=RUN_S)

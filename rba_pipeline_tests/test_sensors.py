@@ -203,7 +203,10 @@ def test_without_the_service_it_asks_and_after_the_failure_not_at_once(
     published: Watched,
 ) -> None:
     (published.installation.source / "2012.html").unlink()
-    published.installation.environment["EMBEDDING_API_URL"] = "http://127.0.0.1:9"
+    published.installation.environment |= {
+        "EMBEDDING_API_URL": "http://127.0.0.1:9",
+        "EMBEDDING_OUTAGE_SECONDS": "1",
+    }
 
     asked = published.asked()
     failed = published.installation.run(*asked)

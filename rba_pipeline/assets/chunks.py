@@ -1,12 +1,13 @@
 """When documents are cut: whenever they or the way of cutting changed."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 
 import dagster as dg
 
 from rba_pipeline.assets.checks import check_results, check_specs
-from rba_pipeline.assets.progress import ProgressReport
+from rba_pipeline.assets.progress import ProgressReport, waiting_for_service
 from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.assets.timings import times_of
 from rba_pipeline.core.checks import unique_chunk_ids
@@ -47,8 +48,10 @@ def chunks_asset(
         """
         window, stopwatch = window_in(context), Stopwatch("chunks")
         with stopwatch.stage(Stage.HTTP):
-            settings = chunking.settings(embedding.handshake())
-            tokenizer = records.tokenizer(settings.tokenizer_sha256, embedding.client.tokenizer)
+            insistence = embedding.insistence(waiting_for_service(context, embedding.outage_s))
+            settings = chunking.settings(embedding.handshake(insistence))
+            fetch = partial(embedding.client.tokenizer, insistence)
+            tokenizer = records.tokenizer(settings.tokenizer_sha256, fetch)
 
         chunker, progress = Chunker(settings, tokenizer), ProgressReport(context, "documents")
         with stopwatch.stage(Stage.READING):

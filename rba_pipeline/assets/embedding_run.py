@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from rba_pipeline.assets.progress import ProgressReport, waiting_for
+from rba_pipeline.assets.progress import ProgressReport, waiting_for, waiting_for_service
 from rba_pipeline.assets.reporting import counted, picture_of, traffic_of, window_in
 from rba_pipeline.assets.timings import (
     LEANING,
@@ -17,6 +17,7 @@ from rba_pipeline.assets.timings import (
     work_of,
 )
 from rba_pipeline.core.embeddings import Outcome, outcome_of
+from rba_pipeline.core.insistence import Insistence
 from rba_pipeline.core.promises import SENTINEL, Verdict, require
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.windows import Window
@@ -52,6 +53,7 @@ class EmbeddingRun:
     vector_store: VectorStore
     stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch("embeddings"))
     window: Window = field(init=False)
+    insistence: Insistence = field(init=False)
     info: ServiceInfo = field(init=False)
     chunking_id: str = field(init=False)
     traffic: Traffic = field(init=False)
@@ -62,8 +64,11 @@ class EmbeddingRun:
 
     def __post_init__(self) -> None:
         self.window, self.traffic = window_in(self.context), Traffic(stopwatch=self.stopwatch)
+        self.insistence = self.embedding.insistence(
+            waiting_for_service(self.context, self.embedding.outage_s)
+        )
         with self.stopwatch.stage(Stage.HTTP):
-            self.info = self.embedding.handshake()
+            self.info = self.embedding.handshake(self.insistence)
         self.chunking_id = self.chunking.settings(self.info).chunking_id
         with self.stopwatch.stage(Stage.DATABASE):
             self.vector_store.require_room(self.info.space)
@@ -91,7 +96,9 @@ class EmbeddingRun:
             return
         with self.stopwatch.stage(Stage.WAITING):
             work_before = self.embedding.client.work()
-            canary = sentinel(self.embedding.client, self.embedding_store, self.info)
+            canary = sentinel(
+                self.embedding.client, self.embedding_store, self.info, self.insistence
+            )
         space, year = self.info.space.id, self.window.year
         progress = ProgressReport(self.context, "texts")
         for part in self.embedding.embed_stream(

@@ -5,6 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from rba_pipeline.core.errors import EmbeddingError
+from rba_pipeline.core.insistence import OnWait as OnServiceWait
 from rba_pipeline.core.progress import Figures, Progress
 from rba_pipeline.resources.embedding_stream import OnProgress, Traffic
 from rba_pipeline.resources.locks import OnWait
@@ -82,6 +84,28 @@ def waiting_for(context: dg.AssetExecutionContext, whom: str) -> OnWait:
             _say(context, sentence, metadata)
             said = said.said(0, waited_s)
         return said.due_in_s(waited_s)
+
+    return heard
+
+
+def waiting_for_service(context: dg.AssetExecutionContext, outage_s: float) -> OnServiceWait:
+    """Return what says in the step's log that the service is waited for, and why: at once, and then
+    as often as progress is said.
+    """
+    said = Progress.begun(0, 0.0)
+
+    def heard(error: EmbeddingError, failed: int, waited_s: float) -> None:
+        nonlocal said
+        if failed == 1:
+            said = Progress.begun(0, waited_s)
+        if failed == 1 or not said.due_in_s(waited_s):
+            sentence = (
+                f"nothing to do but to wait for the embedding service, {waited_s:,.0f} s so far, "
+                f"{outage_s:,.0f} s at most: {error}"
+            )
+            metadata = {"waiting_for": str(error), "seconds_waited": round(waited_s, 1)}
+            _say(context, sentence, metadata)
+            said = said.said(0, waited_s)
 
     return heard
 

@@ -15,6 +15,7 @@ from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
 from rba_pipeline.core.dispatch import Dispatch, Limits
 from rba_pipeline.core.embeddings import Part, Text, by_similar_length
 from rba_pipeline.core.errors import BadSetting
+from rba_pipeline.core.insistence import BRIEF, Insistence, OnWait
 from rba_pipeline.core.pacing import FIRST_PARALLEL, Pace, fixed, started
 from rba_pipeline.core.presets import (
     FROM_PRESET,
@@ -219,9 +220,13 @@ class Embedding(CheckedResource):
             raise RuntimeError("the embedding resource is used before it was opened")
         return self._client
 
-    def handshake(self) -> ServiceInfo:
+    def insistence(self, on_wait: OnWait) -> Insistence:
+        """Return how long a run insists on what it must know before it sends any text."""
+        return Insistence(self.outage_s, on_wait)
+
+    def handshake(self, insistence: Insistence = BRIEF) -> ServiceInfo:
         """Return what the service says of itself; raises as ``EmbeddingClient`` does."""
-        return self.client.info()
+        return self.client.info(insistence)
 
     def bounds(self, info: ServiceInfo) -> Bounds:
         """Return the effective batch size and parallelism of a run against this service."""
@@ -266,7 +271,7 @@ class Embedding(CheckedResource):
                 server_batch_size=info.server_batch_size,
                 tokens_per_text=tokens / max(1, texts),
                 rate=self.client.tokens_per_second(),
-                unreachable=info.unreachable,
+                unreachable=self.client.unreachable,
                 tuned_elsewhere=tuned.difference(identity(info)) if tuned else None,
             )
         )
@@ -338,7 +343,7 @@ class Embedding(CheckedResource):
                 outage_s=self.outage_s,
                 address_tokens=share,
             ),
-            unreachable=info.unreachable,
+            unreachable=self.client.unreachable,
             doubted=doubted,
         )
         stream = EmbeddingStream(

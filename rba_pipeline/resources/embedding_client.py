@@ -1,10 +1,8 @@
 """Texts in, float32 matrix out, over HTTP; translates every refusal into one of our errors."""
 
-import itertools
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,12 +12,12 @@ from rba_pipeline.core.embeddings import CANARY, check_canary
 from rba_pipeline.core.errors import (
     ContractBroken,
     EmbeddingError,
-    ModelFailed,
     RequestTimedOut,
-    ServiceOverloaded,
     ServiceUnavailable,
     WrongSpace,
 )
+from rba_pipeline.core.insistence import BRIEF, Insistence
+from rba_pipeline.resources.address_round import MAY_PASS, ask_all
 from rba_pipeline.resources.deadline_http import (
     ConnectionFailed,
     DeadlinePassed,
@@ -37,10 +35,11 @@ from rba_pipeline.resources.service_answers import (
     vectors_of,
 )
 
-# Somebody waits for a search or for the start of a run: what is down should be reported soon.
-_WAITS_S = (0.5, 1.5)
-# Largest pages: /tokenizer.json of a large vocabulary is tens of megabytes.
-_MOST_PAGE_BYTES = 256 << 20
+# Pages need no model: a service that does not answer them stalls. So does one that sings no canary
+# for so long after another did.
+_PAGE_S = 10.0
+# Largest pages, and their time: /tokenizer.json of a large vocabulary is tens of megabytes.
+_MOST_PAGE_BYTES, _LARGEST_PAGE_S = 256 << 20, 60.0
 # Room in an answer for everything but vectors: names, numbers, an error's message.
 _MOST_BYTES_PER_ANSWER, _MOST_BYTES_PER_TEXT = 1 << 16, 512
 
@@ -55,12 +54,17 @@ class EmbeddingClient:
     """One embedding service behind one or several addresses. Safe to use from many threads.
 
     Every method raises the errors of ``core.errors``; ``embed`` asks once and leaves it to its
-    caller to come again, all others try three times within a few seconds.
+    caller to come again, others insist as they are told.
+
+    Attributes:
+        unreachable: Addresses that gave no answer when they were asked last who they are, or for
+            the canary, while others did.
     """
 
     def __init__(self, addresses: Sequence[str], *, key: str, timeout_s: float) -> None:
         self.addresses = list(addresses)
         self.timeout_s = timeout_s
+        self.unreachable: tuple[str, ...] = ()
         self._http = DeadlineSession()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._closed = threading.Event()
@@ -79,33 +83,29 @@ class EmbeddingClient:
         if self._closed.wait(max(0.0, seconds)):
             raise ServiceUnavailable(_ENDED)
 
-    def info(self) -> ServiceInfo:
+    def info(self, insistence: Insistence = BRIEF) -> ServiceInfo:
         """Return what the addresses that answer agree on.
 
         Raises:
             ServiceUnavailable: None of them answers.
             WrongSpace: Two addresses serve different models; the message names both.
         """
-        found: dict[str, ServiceInfo] = {}
-        failures: dict[str, EmbeddingError] = {}
-        for address in self.addresses:
-            try:
-                found[address] = self._info(address)
-            except (ServiceOverloaded, ServiceUnavailable, ModelFailed) as error:
-                failures[address] = error
-        if not found:
-            raise next(iter(failures.values()))
-        spaces = {info.space.id: address for address, info in found.items()}
-        if len(spaces) > 1:
-            told = ", ".join(
-                f"{address} serves {found[address].space.model}" for address in spaces.values()
-            )
-            raise WrongSpace(f"the addresses serve different embedding spaces: {told}")
-        return replace(next(iter(found.values())), unreachable=tuple(failures))
 
-    def tokenizer(self) -> bytes:
+        def ask() -> ServiceInfo:
+            told = ask_all(self.addresses, self._info, lead_s=self._page_s)
+            info = told.one_answer()
+            self.unreachable = tuple(told.failures)
+            _check_agreement(told.answers)
+            return info
+
+        return self._insistently(ask, insistence)
+
+    def tokenizer(self, insistence: Insistence = BRIEF) -> bytes:
         """Return the bytes of the service's ``tokenizer.json``, from any address."""
-        return self._somewhere(lambda address: self._get(address, "/tokenizer.json").body)
+        deadline_s = min(self.timeout_s, _LARGEST_PAGE_S)
+        return self._somewhere(
+            lambda address: self._get(address, "/tokenizer.json", deadline_s).body, insistence
+        )
 
     def busy_s(self) -> float:
         """Return the wall seconds that the engines spent in the model since they started."""
@@ -118,66 +118,92 @@ class EmbeddingClient:
 
     def work(self) -> dict[str, Work]:
         """Return what each address did for all its callers, of those that answer and say it."""
-        found = {}
-        for address in self.addresses:
+
+        def ask(address: str) -> Work | None:
             try:
                 stats = json_of(self._get(address, "/health"), address)["stats"]
                 names = ("busy_s", "tokens", "padded_tokens")
-                found[address] = Work(*(float(stats[name]) for name in names))
+                return Work(*(float(stats[name]) for name in names))
             except (EmbeddingError, KeyError, TypeError, ValueError):
                 # Only a picture of the run would miss it.
-                continue
-        return found
+                return None
+
+        said = ask_all(self._well(), ask, lead_s=self._page_s).answers
+        return {address: work for address, work in said.items() if work is not None}
 
     def _stats(self) -> list[dict[str, Any]]:
         """Return the figures of every address that answers."""
-        found = []
-        for address in self.addresses:
-            try:
-                found.append(json_of(self._get(address, "/health"), address)["stats"])
-            except (ServiceOverloaded, ServiceUnavailable, ModelFailed):
-                continue
-        return found
+
+        def ask(address: str) -> dict[str, Any]:
+            stats: dict[str, Any] = json_of(self._get(address, "/health"), address)["stats"]
+            return stats
+
+        return list(ask_all(self._well(), ask, lead_s=self._page_s).answers.values())
 
     def embed_query(self, query: str, *, info: ServiceInfo) -> NDArray[np.float32]:
         """Return the unit vector of a search, float32 ``(dimensions,)``; a long one is cut."""
         answer = self._somewhere(
             lambda address: self.embed(
                 address, [query], info=info, input_type="query", truncate=True
-            )
+            ),
+            BRIEF,
         )
         vector: NDArray[np.float32] = answer.vectors[0]
         return vector
 
     def canary(
-        self, info: ServiceInfo, expected: NDArray[np.float32] | None
+        self,
+        info: ServiceInfo,
+        expected: NDArray[np.float32] | None,
+        insistence: Insistence = BRIEF,
     ) -> NDArray[np.float32]:
-        """Return the canary's vector, float32 ``(dimensions,)``, of every address that is up.
+        """Return the canary's vector, float32 ``(dimensions,)``, of every address that is well.
+
+        One that fails at it while another does not is ``unreachable`` from then on.
 
         Args:
             expected: The canary's vector in this space, if it is known.
 
         Raises:
             VectorsDrifted: An address gives another one than expected, or than its neighbours.
+            EmbeddingError: No address gives one.
         """
-        for address in self.addresses:
-            if address not in info.unreachable:
-                expected = self._patiently(partial(self.check_canary, address, info, expected))
-        if expected is None:
-            raise RuntimeError("no address was up: this is a bug in EmbeddingClient")
-        return expected
+        deadline_s = min(self.timeout_s, insistence.longest_try_s)
+
+        def sing(address: str) -> NDArray[np.float32]:
+            return self.check_canary(address, info, expected, deadline_s)
+
+        def ask() -> NDArray[np.float32]:
+            sung = ask_all(self._well(), sing, lead_s=self._page_s)
+            # Where nobody does, those that were away before are asked as well from now on.
+            silent = [each for each in self.addresses if each not in sung.answers]
+            self.unreachable = tuple(silent) if sung.answers else ()
+            first = sung.one_answer()
+            for address, vector in sung.answers.items():
+                check_canary(vector, first, address, info.space)
+            return first if expected is None else expected
+
+        return self._insistently(ask, insistence)
 
     def check_canary(
-        self, address: str, info: ServiceInfo, expected: NDArray[np.float32] | None
+        self,
+        address: str,
+        info: ServiceInfo,
+        expected: NDArray[np.float32] | None,
+        deadline_s: float | None = None,
     ) -> NDArray[np.float32]:
-        """Ask ``address`` once for the canary; return ``expected``, or its vector if that is None.
+        """Ask ``address`` once for the canary, and return its vector.
+
+        Args:
+            deadline_s: Else ``timeout_s``.
 
         Raises:
             VectorsDrifted: It gives another vector than expected.
         """
-        vector = self.embed(address, [CANARY], info=info).vectors[0]
+        answer = self.embed(address, [CANARY], info=info, deadline_s=deadline_s)
+        vector: NDArray[np.float32] = answer.vectors[0]
         check_canary(vector, expected, address, info.space)
-        return vector if expected is None else expected
+        return vector
 
     def embed(
         self,
@@ -187,6 +213,7 @@ class EmbeddingClient:
         info: ServiceInfo,
         input_type: str = "document",
         truncate: bool = False,
+        deadline_s: float | None = None,
     ) -> Vectors:
         """Ask ``address`` once; return one unit vector per text, in the order of ``texts``.
 
@@ -195,6 +222,7 @@ class EmbeddingClient:
             info: The service as the run began with it.
             input_type: ``document`` or ``query``: which of the model's prompts leads the text.
             truncate: Whether a text that is too long is cut (and reported) or rejected.
+            deadline_s: For this request; else ``timeout_s``.
 
         Raises:
             TextRejected: One text can never be embedded; its index is in the error.
@@ -210,50 +238,76 @@ class EmbeddingClient:
         # Four bytes of a float are at most six of base64.
         bytes_per_text = 6 * info.space.dimensions + _MOST_BYTES_PER_TEXT
         most_bytes = _MOST_BYTES_PER_ANSWER + len(texts) * bytes_per_text
-        reply = self._request("POST", address, "/embeddings", content, most_bytes)
+        reply = self._request("POST", address, "/embeddings", content, most_bytes, deadline_s)
         return vectors_of(reply, address, texts=len(texts), info=info, truncate=truncate)
 
+    @property
+    def _page_s(self) -> float:
+        return min(self.timeout_s, _PAGE_S)
+
+    def _well(self) -> list[str]:
+        """Return the addresses that answered when they were asked last; all, if none did."""
+        well = [address for address in self.addresses if address not in self.unreachable]
+        return well or self.addresses
+
     def _info(self, address: str) -> ServiceInfo:
-        return info_of(self._patiently(lambda: self._get(address, "/info")), address)
+        return info_of(self._get(address, "/info"), address)
 
-    def _get(self, address: str, path: str) -> Reply:
-        return self._request("GET", address, path, None, _MOST_PAGE_BYTES)
+    def _get(self, address: str, path: str, deadline_s: float | None = None) -> Reply:
+        deadline_s = deadline_s or self._page_s
+        return self._request("GET", address, path, None, _MOST_PAGE_BYTES, deadline_s)
 
-    def _somewhere(self, ask: Callable[[str], Answer]) -> Answer:
+    def _somewhere(self, ask: Callable[[str], Answer], insistence: Insistence) -> Answer:
         """Return the answer of the first address that gives one, trying each of them in turn."""
-        turns = itertools.cycle(self.addresses)
-        return self._patiently(lambda: ask(next(turns)), rounds=len(self.addresses))
 
-    def _patiently(self, ask: Callable[[], Answer], rounds: int = 1) -> Answer:
-        """Return what ``ask`` returns, asking ``rounds`` times before each wait."""
-        at_once = [0.0] * (rounds - 1)
-        for pause_s in [*at_once, _WAITS_S[0], *at_once, _WAITS_S[1], *at_once]:
+        def ask_in_turn() -> Answer:
+            *others, last = self._well()
+            for address in others:
+                try:
+                    return ask(address)
+                except MAY_PASS:
+                    continue
+            return ask(last)
+
+        return self._insistently(ask_in_turn, insistence)
+
+    def _insistently(self, ask: Callable[[], Answer], insistence: Insistence) -> Answer:
+        """Return what ``ask`` returns, asking again for as long as ``insistence`` says."""
+        began_s, failed = time.monotonic(), 0
+        while True:
             try:
                 return ask()
-            except (ServiceOverloaded, ServiceUnavailable, ModelFailed):
-                if self._closed.wait(pause_s):
+            except MAY_PASS as error:
+                if self._closed.is_set():
                     raise
-        return ask()
+                failed, waited_s = failed + 1, time.monotonic() - began_s
+                pause_s = insistence.pause_s(error, failed, waited_s)
+                insistence.on_wait(error, failed, waited_s)
+            self.pause(pause_s)
 
     def _request(
-        self, method: str, address: str, path: str, content: object, most_bytes: int
+        self,
+        method: str,
+        address: str,
+        path: str,
+        content: object,
+        most_bytes: int,
+        deadline_s: float | None,
     ) -> Reply:
         if self._closed.is_set():
             raise ServiceUnavailable(_ENDED)
+        timeout_s = deadline_s or self.timeout_s
         try:
             reply = self._http.request(
                 method,
                 address + path,
                 content=content,
-                headers={**self._headers, "X-Request-Timeout-Ms": str(int(self.timeout_s * 1000))},
-                timeout_s=self.timeout_s,
+                headers={**self._headers, "X-Request-Timeout-Ms": str(int(timeout_s * 1000))},
+                timeout_s=timeout_s,
                 most_bytes=most_bytes,
             )
         except DeadlinePassed as error:
-            raise RequestTimedOut(
-                f"{address} did not answer within {self.timeout_s:g} s (timeout_s). "
-                "Lower batch_size, or raise EMBEDDING_API_TIMEOUT"
-            ) from error
+            raise _timed_out(address, path, timeout_s, self.timeout_s) from error
         except ConnectionFailed as error:
             raise ServiceUnavailable(
                 f"cannot reach the embedding service at {address} ({error}). "
@@ -264,3 +318,20 @@ class EmbeddingClient:
         if reply.status != 200:
             raise refusal_of(reply, address)
         return reply
+
+
+def _timed_out(address: str, path: str, deadline_s: float, timeout_s: float) -> RequestTimedOut:
+    told = f"{address} did not answer within {deadline_s:g} s"
+    if deadline_s < timeout_s or path != "/embeddings":
+        return RequestTimedOut(
+            f"{told} ({path}): it stalls, or has too much to do. Look at its log, or restart it"
+        )
+    return RequestTimedOut(f"{told} (timeout_s). Lower batch_size, or raise EMBEDDING_API_TIMEOUT")
+
+
+def _check_agreement(told: Mapping[str, ServiceInfo]) -> None:
+    """Refuse addresses that serve different spaces."""
+    spaces = {info.space.id: address for address, info in told.items()}
+    if len(spaces) > 1:
+        named = ", ".join(f"{each} serves {told[each].space.model}" for each in spaces.values())
+        raise WrongSpace(f"the addresses serve different embedding spaces: {named}")

@@ -54,12 +54,18 @@ class MeteredClient(EmbeddingClient):
         info: ServiceInfo,
         input_type: str = "document",
         truncate: bool = False,
+        deadline_s: float | None = None,
     ) -> Vectors:
         """See ``EmbeddingClient``."""
         sent_at_s = time.monotonic()
         try:
             answer = super().embed(
-                address, texts, info=info, input_type=input_type, truncate=truncate
+                address,
+                texts,
+                info=info,
+                input_type=input_type,
+                truncate=truncate,
+                deadline_s=deadline_s,
             )
         except EmbeddingError as error:
             with self._lock:

@@ -29,11 +29,7 @@ from rba_pipeline.resources.deadline_http import Reply
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What the service says of itself before work begins (``GET /info``).
-
-    Attributes:
-        unreachable: Addresses that did not answer; the others did, and agree.
-    """
+    """What the service says of itself before work begins (``GET /info``)."""
 
     space: Space
     device: str
@@ -44,7 +40,6 @@ class ServiceInfo:
     max_queue_tokens: int
     document_prompt: str
     tokenizer_sha256: str
-    unreachable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

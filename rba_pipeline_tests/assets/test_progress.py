@@ -105,6 +105,24 @@ def test_a_slow_step_says_how_far_it_is_while_it_runs_and_in_the_end_all(
     assert any(line.startswith("40 of 40 texts, ") for line in log_lines(result.run_id))
 
 
+def test_a_run_that_waits_for_the_service_before_it_begins_says_so_and_why(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.page_script = lambda path: (
+        Reply.error(503, "starting") if oracle.pages.count(path) == 1 else None
+    )
+    result = run(project)
+
+    waited = [each for each in observed("chunks") if "waiting_for" in each]
+    assert ["503 starting" in each["waiting_for"] for each in waited] == [True] * len(waited)
+    # For /info, and for the tokenizer, which the embeddings do not need.
+    assert len(waited) == 2
+    assert any(
+        line.startswith("nothing to do but to wait for the embedding service, 0 s so far, 300 s")
+        for line in log_lines(result.run_id)
+    )
+
+
 def test_a_step_that_waits_says_for_whom(project: Installation, oracle: OracleService) -> None:
     seen = threading.Event()
 

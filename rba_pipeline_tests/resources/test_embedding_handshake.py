@@ -90,9 +90,11 @@ def test_a_page_that_is_no_object_is_refused(body: bytes) -> None:
 
 
 def test_an_address_that_is_down_is_named_and_the_others_serve(oracle: OracleService) -> None:
-    info = client_of(NOBODY, oracle.url).info()
+    client = client_of(NOBODY, oracle.url)
 
-    assert info.unreachable == (NOBODY,)
+    info = client.info()
+
+    assert client.unreachable == (NOBODY,)
     assert info.space.id == oracle.space()
 
 

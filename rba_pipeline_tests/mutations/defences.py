@@ -61,6 +61,15 @@ DEFENCES = (
         "test_counts_stay_exact_while_other_texts_are_cut_and_encoded",
     ),
     Defence(
+        "a batch holds no more than is known to fit into memory",
+        "S4",
+        "embedding_service/engine/policy.py",
+        "        fits &= limits.footprint.fits(texts, longest)\n",
+        "        pass\n",
+        f"{SERVICE}/test_faults_load.py::"
+        "test_a_flood_of_the_longest_texts_is_refused_while_a_query_is_answered",
+    ),
+    Defence(
         "keys are compared in constant time",
         "S15",
         "embedding_service/api/security.py",

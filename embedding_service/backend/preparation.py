@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,7 +41,7 @@ def prepared_model(order: Order, cache: Path) -> tuple[Path, Prepared]:
         SettingRefused: The cache cannot be written, or the calibration texts cannot be read.
     """
     name = order.folder.name.replace("/", "--")
-    target = cache / f"{name}-{order.precision}-{_key(order)}"
+    target = cache / f"{name}-{order.precision}-{cache_key(order, library_versions())}"
     # Before the lock, which needs a cache that can be written: this one may be part of an image.
     if prepared := read_prepared(target):
         return target, prepared
@@ -63,8 +64,15 @@ def prepared_model(order: Order, cache: Path) -> tuple[Path, Prepared]:
     return target, prepared
 
 
-def _key(order: Order) -> str:
-    """Return 16 hexadecimal digits over everything that preparing depends on."""
+def cache_key(order: Order, libraries: Mapping[str, str]) -> str:
+    """Return 16 hexadecimal digits over everything that preparing depends on.
+
+    ``libraries`` as of ``library_versions``.
+
+    Raises:
+        ModelRefused: The model's folder cannot be read.
+        SettingRefused: The calibration texts cannot be read.
+    """
     parts = {
         "format": _FORMAT,
         "name": order.folder.name,
@@ -72,7 +80,7 @@ def _key(order: Order) -> str:
         "configs": _configs(order.folder.path),
         "precision": order.precision,
         "calibration": read_texts(order.calibration),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": dict(libraries),
         # The comparison with fp32 holds for the instructions that it was made with.
         "machine": [platform.machine(), *sorted(capabilities())],
     }
@@ -87,6 +95,11 @@ def _configs(folder: Path) -> dict[str, str]:
         }
     except OSError as error:
         raise ModelRefused(f"{folder}: cannot be read: {error}") from error
+
+
+def library_versions() -> dict[str, str]:
+    """Return the version of each library that has a part in preparing; empty if not installed."""
+    return {name: _version(name) for name in _LIBRARIES}
 
 
 def _version(library: str) -> str:

@@ -1,12 +1,14 @@
 """The cache of prepared models: made once, whole or not at all, and found again."""
 
 import dataclasses
+import importlib.metadata
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ import pytest
 from embedding_service.backend.models import find_model
 from embedding_service.backend.openvino import OpenVinoBackend, read_prepared
 from embedding_service.backend.order import Order, read_order
-from embedding_service.backend.preparation import prepared_model
+from embedding_service.backend.preparation import cache_key, library_versions, prepared_model
 from embedding_service.errors import ModelRefused, SettingRefused
+from rba_pipeline_tests.service_process import ServiceProcess
 
 pytestmark = pytest.mark.model
 
@@ -25,24 +28,53 @@ def order_of(folder: Path) -> Order:
 
 
 @pytest.fixture(scope="module")
-def cache(nomic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of this module's own that holds the tiny model."""
+def started_together(
+    nomic_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A cache of this module's own, and all that two services said which found it empty."""
     folder = tmp_path_factory.mktemp("cache")
-    with ThreadPoolExecutor() as together:
-        made = list(
-            together.map(lambda _: prepared_model(order_of(nomic_folder), folder), range(2))
-        )
-    assert made[0] == made[1]
-    return folder
+    env = {
+        "EMBEDDING_MODEL": str(nomic_folder),
+        "EMBEDDING_RUNTIME": "openvino",
+        "EMBEDDING_PRECISION": "fp32",
+        "EMBEDDING_CACHE_DIR": str(folder),
+    }
+    with ExitStack() as ending, ThreadPoolExecutor() as together:
+        services = [ending.push(ServiceProcess(env)) for _ in range(2)]
+        list(together.map(ServiceProcess.start, services))
+        return folder, "".join(service.log for service in services)
+
+
+@pytest.fixture(scope="module")
+def cache(started_together: tuple[Path, str]) -> Path:
+    """A cache that holds the tiny model."""
+    return started_together[0]
 
 
 def files_of(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_two_that_start_together_make_it_once(cache: Path) -> None:
+def test_two_that_start_together_make_it_once(started_together: tuple[Path, str]) -> None:
+    cache, said = started_together
+
+    assert said.count("for OpenVINO, once") == 1
     assert [path.name for path in cache.iterdir() if path.name.endswith(".partial")] == []
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+
+
+@pytest.mark.parametrize("library", ["openvino", "nncf", "torch", "transformers"])
+def test_what_another_version_of_a_library_made_is_not_taken(
+    nomic_folder: Path, cache: Path, library: str
+) -> None:
+    order, installed = order_of(nomic_folder), library_versions()
+    path, _ = prepared_model(order, cache)
+
+    of_another = cache_key(order, installed | {library: "0.1"})
+
+    assert installed[library] == importlib.metadata.version(library)
+    assert path.name.endswith(cache_key(order, installed))
+    assert not path.name.endswith(of_another)
 
 
 def test_what_is_there_is_not_made_again_even_if_the_cache_cannot_be_written(

@@ -1,5 +1,9 @@
 """The soak command: S18 of the service's faults, at a size at which its slope means nothing."""
 
+import math
+import random
+from collections.abc import Callable
+
 import pytest
 
 from benchmarks.mixed_load import WrongAnswer
@@ -25,11 +29,45 @@ def minutes_of(sizes: list[float]) -> list[tuple[float, float]]:
         pytest.param(5, False, id="leaks"),
     ],
 )
-def test_a_steady_slope_is_judged_by_the_minute(per_minute: float, flat: bool) -> None:
+def test_a_steady_slope_is_judged_over_all_minutes(per_minute: float, flat: bool) -> None:
     found = growth(minutes_of([500 + per_minute * at / 2 for at in range(12)]))
 
     assert found.bytes_per_minute == pytest.approx(per_minute * MIB)
     assert found.goal().met is flat
+
+
+def over(minutes: float, size_at: Callable[[float], float]) -> list[tuple[float, float]]:
+    """As many samples as a soak takes; ``size_at`` gives MiB beside 500 after some minutes."""
+    at = [minutes * i / 300 for i in range(300)]
+    return [(60 * minute, (500 + size_at(minute)) * MIB) for minute in at]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "per_minute"),
+    [pytest.param(58, 0.3, id="an-hour"), pytest.param(3, 3, id="five-minutes")],
+)
+def test_a_slow_leak_is_seen_in_noise_that_alone_is_none(minutes: float, per_minute: float) -> None:
+    chance = random.Random(7)
+    noise = {minute: chance.uniform(-3, 3) for minute in (minutes * i / 300 for i in range(300))}
+
+    still = growth(over(minutes, lambda minute: noise[minute]))
+    leaking = growth(over(minutes, lambda minute: noise[minute] + per_minute * minute))
+
+    assert still.goal().met
+    assert not leaking.goal().met
+    assert leaking.noise_bytes == pytest.approx(1.5 * MIB, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "size_at",
+    [
+        pytest.param(lambda minute: 6.0 * (minute > 24), id="a-step-of-an-allocator"),
+        pytest.param(lambda minute: 6.0 * (10 < minute < 40), id="a-step-and-back"),
+        pytest.param(lambda minute: math.log1p(minute), id="settles-ever-more-slowly"),
+    ],
+)
+def test_an_hour_in_which_nothing_leaks_is_flat(size_at: Callable[[float], float]) -> None:
+    assert growth(over(58, size_at)).goal().met
 
 
 @pytest.mark.parametrize("swing", [0, 30])

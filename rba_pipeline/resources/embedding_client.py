@@ -1,6 +1,5 @@
-"""Texts in, float32 matrix out, over HTTP; translates every refusal into one of our errors."""
+"""Texts in, float32 matrix out, from one or several addresses of an embedding service."""
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -9,31 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rba_pipeline.core.embeddings import CANARY, check_canary
-from rba_pipeline.core.errors import (
-    ContractBroken,
-    EmbeddingError,
-    RequestTimedOut,
-    ServiceUnavailable,
-    WrongSpace,
-)
+from rba_pipeline.core.errors import EmbeddingError, WrongSpace
 from rba_pipeline.core.insistence import BRIEF, Insistence
 from rba_pipeline.resources.address_round import MAY_PASS, ask_all
-from rba_pipeline.resources.deadline_http import (
-    ConnectionFailed,
-    DeadlinePassed,
-    DeadlineSession,
-    Reply,
-    ReplyRefused,
-)
+from rba_pipeline.resources.deadline_http import Reply
 from rba_pipeline.resources.service_answers import (
     ServiceInfo,
     Vectors,
     Work,
     info_of,
     json_of,
-    refusal_of,
     vectors_of,
 )
+from rba_pipeline.resources.service_requests import ServiceRequests
 
 # Pages need no model: a service that does not answer them stalls. So does one that sings no canary
 # for so long after another did.
@@ -45,7 +32,6 @@ _MOST_BYTES_PER_ANSWER, _MOST_BYTES_PER_TEXT = 1 << 16, 512
 
 # A shorter time in the model says little of its speed.
 _LONG_ENOUGH_S = 1.0
-_ENDED = "the run has ended: no further request is sent"
 
 Answer = TypeVar("Answer")
 
@@ -65,14 +51,11 @@ class EmbeddingClient:
         self.addresses = list(addresses)
         self.timeout_s = timeout_s
         self.unreachable: tuple[str, ...] = ()
-        self._http = DeadlineSession()
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._closed = threading.Event()
+        self._requests = ServiceRequests(key=key, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Cut all connections, and end all waiting: whoever waits for an answer fails at once."""
-        self._closed.set()
-        self._http.close()
+        self._requests.close()
 
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond ``close``.
@@ -80,8 +63,7 @@ class EmbeddingClient:
         Raises:
             ServiceUnavailable: The client was closed meanwhile.
         """
-        if self._closed.wait(max(0.0, seconds)):
-            raise ServiceUnavailable(_ENDED)
+        self._requests.pause(seconds)
 
     def info(self, insistence: Insistence = BRIEF) -> ServiceInfo:
         """Return what the addresses that answer agree on.
@@ -238,7 +220,9 @@ class EmbeddingClient:
         # Four bytes of a float are at most six of base64.
         bytes_per_text = 6 * info.space.dimensions + _MOST_BYTES_PER_TEXT
         most_bytes = _MOST_BYTES_PER_ANSWER + len(texts) * bytes_per_text
-        reply = self._request("POST", address, "/embeddings", content, most_bytes, deadline_s)
+        reply = self._requests.vectors(
+            address, content, most_bytes=most_bytes, deadline_s=deadline_s
+        )
         return vectors_of(reply, address, texts=len(texts), info=info, truncate=truncate)
 
     @property
@@ -254,8 +238,9 @@ class EmbeddingClient:
         return info_of(self._get(address, "/info"), address)
 
     def _get(self, address: str, path: str, deadline_s: float | None = None) -> Reply:
-        deadline_s = deadline_s or self._page_s
-        return self._request("GET", address, path, None, _MOST_PAGE_BYTES, deadline_s)
+        return self._requests.page(
+            address, path, most_bytes=_MOST_PAGE_BYTES, deadline_s=deadline_s or self._page_s
+        )
 
     def _somewhere(self, ask: Callable[[str], Answer], insistence: Insistence) -> Answer:
         """Return the answer of the first address that gives one, trying each of them in turn."""
@@ -278,55 +263,12 @@ class EmbeddingClient:
             try:
                 return ask()
             except MAY_PASS as error:
-                if self._closed.is_set():
+                if self._requests.is_closed:
                     raise
                 failed, waited_s = failed + 1, time.monotonic() - began_s
                 pause_s = insistence.pause_s(error, failed, waited_s)
                 insistence.on_wait(error, failed, waited_s)
             self.pause(pause_s)
-
-    def _request(
-        self,
-        method: str,
-        address: str,
-        path: str,
-        content: object,
-        most_bytes: int,
-        deadline_s: float | None,
-    ) -> Reply:
-        if self._closed.is_set():
-            raise ServiceUnavailable(_ENDED)
-        timeout_s = deadline_s or self.timeout_s
-        try:
-            reply = self._http.request(
-                method,
-                address + path,
-                content=content,
-                headers={**self._headers, "X-Request-Timeout-Ms": str(int(timeout_s * 1000))},
-                timeout_s=timeout_s,
-                most_bytes=most_bytes,
-            )
-        except DeadlinePassed as error:
-            raise _timed_out(address, path, timeout_s, self.timeout_s) from error
-        except ConnectionFailed as error:
-            raise ServiceUnavailable(
-                f"cannot reach the embedding service at {address} ({error}). "
-                "Start it (make up) or correct EMBEDDING_API_URL"
-            ) from error
-        except ReplyRefused as error:
-            raise ContractBroken(f"{address}: {error}") from error
-        if reply.status != 200:
-            raise refusal_of(reply, address)
-        return reply
-
-
-def _timed_out(address: str, path: str, deadline_s: float, timeout_s: float) -> RequestTimedOut:
-    told = f"{address} did not answer within {deadline_s:g} s"
-    if deadline_s < timeout_s or path != "/embeddings":
-        return RequestTimedOut(
-            f"{told} ({path}): it stalls, or has too much to do. Look at its log, or restart it"
-        )
-    return RequestTimedOut(f"{told} (timeout_s). Lower batch_size, or raise EMBEDDING_API_TIMEOUT")
 
 
 def _check_agreement(told: Mapping[str, ServiceInfo]) -> None:

@@ -15,8 +15,8 @@ import pytest
 from psycopg import sql
 
 from rba_pipeline.resources.postgres import EmbeddedPostgres
-from rba_pipeline_tests.installation import ROOT, Installation
-from rba_pipeline_tests.oracle_service import KEY, OracleService
+from rba_pipeline_tests.installation import Installation, installation_in
+from rba_pipeline_tests.oracle_service import OracleService
 
 # One file of events for all runs: with one for each, a connection costs more than what it is for.
 _DAGSTER_YAML = """
@@ -130,20 +130,5 @@ def installation(
     """Have an empty corpus, store and database, the oracle as service, and Dagster's storage in
     SQLite.
     """
-    home = tmp_path / "dagster"
-    shutil.copytree(fresh_dagster_home, home)
-    made = Installation(tmp_path)
-    made.source.mkdir()
-    made.environment |= {
-        "DAGSTER_HOME": str(home),
-        "RBA_SOURCE": str(made.source),
-        "RBA_CORPUS": "publications",
-        "RBA_STORE": str(tmp_path / "store"),
-        "RBA_DATABASE_URL": database_url,
-        "EMBEDDING_API_URL": oracle.url,
-        "EMBEDDING_API_KEY": KEY,
-        "PYTHONPATH": str(ROOT),
-    }
-    for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
-    return made
+    shutil.copytree(fresh_dagster_home, tmp_path / "dagster")
+    return installation_in(tmp_path, database_url, oracle, monkeypatch)

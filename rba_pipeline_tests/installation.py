@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
+import pytest
 from pgvector.psycopg import register_vector
 
 from rba_pipeline.core.windows import Window
@@ -21,6 +22,7 @@ from rba_pipeline.materialise import PartitionResult, materialise, partitions_to
 from rba_pipeline.neighbours import neighbours
 from rba_pipeline.partitions import partitions_by, window_of
 from rba_pipeline.settings import SAMPLE_CORPUS, Settings
+from rba_pipeline_tests.oracle_service import KEY, OracleService
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_S = 100
@@ -116,6 +118,29 @@ class Installation:
     def window(self, key: str) -> Window:
         """Return the dates of one partition."""
         return window_of(partitions_by(self.settings.grain, self.settings.first_year), key)
+
+
+def installation_in(
+    folder: Path, database_url: str, oracle: OracleService, environment: pytest.MonkeyPatch
+) -> Installation:
+    """Return an installation with an empty corpus and store in ``folder``, where Dagster's home is
+    already; ``environment`` gets its variables.
+    """
+    made = Installation(folder)
+    made.source.mkdir()
+    made.environment |= {
+        "DAGSTER_HOME": str(folder / "dagster"),
+        "RBA_SOURCE": str(made.source),
+        "RBA_CORPUS": "publications",
+        "RBA_STORE": str(folder / "store"),
+        "RBA_DATABASE_URL": database_url,
+        "EMBEDDING_API_URL": oracle.url,
+        "EMBEDDING_API_KEY": KEY,
+        "PYTHONPATH": str(ROOT),
+    }
+    for name, value in made.environment.items():
+        environment.setenv(name, value)
+    return made
 
 
 def failures(results: list[PartitionResult]) -> list[str]:

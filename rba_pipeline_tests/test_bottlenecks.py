@@ -99,6 +99,7 @@ def test_a_model_that_computes_long_is_the_model(served: Installation) -> None:
     assert told["embeddings"]["model_busy_share"] > 0.5
 
 
+@pytest.mark.long
 def test_a_long_way_to_the_database_is_the_database(
     served: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ class FarStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
         return super()._open(*arguments, **options)
 
 
+@pytest.mark.long
 def test_a_long_way_to_the_store_is_the_record(
     served: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

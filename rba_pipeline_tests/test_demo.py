@@ -76,6 +76,7 @@ def test_the_first_hit_answers_the_search(first: str, query: str, title: str) ->
     assert asked[1].startswith(title)
 
 
+@pytest.mark.long
 def test_a_second_demo_parses_and_embeds_nothing(project: Path, first: str) -> None:
     again = run(project, "demo", "--source", str(SAMPLE_CORPUS))
 

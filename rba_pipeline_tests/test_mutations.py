@@ -54,6 +54,7 @@ def test_a_defence_that_is_missed_is_told_from_one_that_is_not(
     assert (tree / "code_under_test.py").read_text() == CODE
 
 
+@pytest.mark.long
 def test_a_test_that_hangs_without_its_defence_is_told_from_one_that_sees_it(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_test_that_hangs_without_its_defence_is_told_from_one_that_sees_it(
     assert "by its deadline" in line
 
 
+@pytest.mark.long
 def test_code_that_does_not_even_load_counts_as_not_seen(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

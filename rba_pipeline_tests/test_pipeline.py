@@ -6,17 +6,28 @@ import shutil
 import signal
 import threading
 from collections import Counter
+from pathlib import Path
 
 import dagster as dg
 import numpy as np
 import psycopg
 import pytest
 import requests
+from psycopg import sql
 
 from rba_pipeline import processes
 from rba_pipeline.resources.ports import LOOPBACK, free_port, somebody_listens
+from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline_tests.documented import named
-from rba_pipeline_tests.installation import DAGSTER, ROOT, RUN_S, Installation, failures, total
+from rba_pipeline_tests.installation import (
+    DAGSTER,
+    ROOT,
+    RUN_S,
+    Installation,
+    failures,
+    installation_in,
+    total,
+)
 from rba_pipeline_tests.oracle_service import OracleService, Reply, oracle_vector
 
 pytestmark = pytest.mark.postgres
@@ -51,12 +62,42 @@ def add_three_years(installation: Installation) -> None:
             )
 
 
+@pytest.fixture(scope="session")
+def three_years(
+    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, fresh_dagster_home: Path
+) -> Installation:
+    """Have six documents of three years published, to be copied."""
+    folder = tmp_path_factory.mktemp("three-years")
+    shutil.copytree(fresh_dagster_home, folder / "dagster")
+    execute(postgres, sql.SQL("CREATE DATABASE three_years"))
+    with OracleService() as oracle, pytest.MonkeyPatch.context() as environment:
+        made = installation_in(folder, postgres.url("three_years"), oracle, environment)
+        add_three_years(made)
+        assert failures(made.run_all()) == []
+    return made
+
+
 @pytest.fixture
-def published(installation: Installation) -> Installation:
-    """Have six documents of three years published, and the oracle's memory cleared."""
-    add_three_years(installation)
-    assert failures(installation.run_all()) == []
+def published(
+    installation: Installation, three_years: Installation, postgres: EmbeddedPostgres
+) -> Installation:
+    """Have six documents of three years published, of which the oracle knows nothing."""
+    for name in ("publications", "store", "dagster"):
+        shutil.copytree(three_years.folder / name, installation.folder / name, dirs_exist_ok=True)
+    with psycopg.connect(installation.environment["RBA_DATABASE_URL"]) as connection:
+        own = sql.Identifier(connection.info.dbname)
+    execute(
+        postgres,
+        sql.SQL("DROP DATABASE {}").format(own),
+        sql.SQL("CREATE DATABASE {} TEMPLATE three_years").format(own),
+    )
     return installation
+
+
+def execute(postgres: EmbeddedPostgres, *statements: sql.Composable) -> None:
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
 
 
 def test_every_chunk_has_the_vector_of_its_own_text(installation: Installation) -> None:
@@ -113,6 +154,7 @@ def test_an_edited_document_sends_only_its_changed_chunks(
 
 
 @pytest.mark.case("O12")
+@pytest.mark.long
 def test_changing_the_chunk_size_and_back_embeds_nothing_twice(
     published: Installation, oracle: OracleService
 ) -> None:
@@ -131,6 +173,7 @@ def test_changing_the_chunk_size_and_back_embeds_nothing_twice(
     assert max(Counter(oracle.texts_sent).values()) == 1
 
 
+@pytest.mark.long
 def test_changing_the_grain_embeds_nothing_and_loses_nothing(
     published: Installation, oracle: OracleService
 ) -> None:
@@ -195,7 +238,10 @@ def test_a_moved_document_is_not_lost_before_its_new_partition_runs(
     [
         pytest.param("", "empty", id="empty", marks=pytest.mark.long),
         pytest.param(
-            "<html><p>A text that names no day at all.</p></html>", "undated", id="undated"
+            "<html><p>A text that names no day at all.</p></html>",
+            "undated",
+            id="undated",
+            marks=pytest.mark.long,
         ),
         pytest.param("\x00\x01\x02" * 500, "undecodable", id="binary", marks=pytest.mark.long),
     ],
@@ -238,6 +284,7 @@ def test_a_partition_without_documents_is_green_with_zero_rows(installation: Ins
     assert total(results, "vectors", "vectors") == total(results, "chunks", "chunks") == 0
 
 
+@pytest.mark.long
 def test_two_corpora_share_a_database_and_stay_apart(
     published: Installation, oracle: OracleService
 ) -> None:
@@ -463,6 +510,7 @@ class TestCommandLine:
         for chunk_id, row in rows.items():
             np.testing.assert_allclose(vectors[chunk_id], oracle_vector(row[6]), atol=1e-6)
 
+    @pytest.mark.long
     def test_a_service_that_is_down_ends_the_command_with_one_readable_message(
         self, installation: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:

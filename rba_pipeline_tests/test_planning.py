@@ -50,6 +50,7 @@ def check(installation: Installation, *, needed: list[bool]) -> tuple[Plan, list
     return plan, results
 
 
+@pytest.mark.long
 def test_a_plan_says_what_the_runs_then_report(installation: Installation) -> None:
     words = [f"Paragraph {number} names figure {number * 7}." for number in range(40)]
     for year in (2011, 2012):

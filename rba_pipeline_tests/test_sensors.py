@@ -83,6 +83,7 @@ def published(watched: Watched) -> Watched:
     return watched
 
 
+@pytest.mark.long
 def test_each_change_asks_for_its_own_partitions_and_only_once(published: Watched) -> None:
     source = published.installation.source
 

@@ -139,6 +139,7 @@ def copied(place: Place, folder: Path) -> Iterator[Place]:
         link.execute(f"DROP DATABASE {name}_copy WITH (FORCE)")
 
 
+@pytest.mark.long
 def test_everything_holds_after_a_run_and_each_mistake_is_seen(
     place: Place, oracle: OracleService, tmp_path: Path
 ) -> None:

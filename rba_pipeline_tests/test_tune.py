@@ -139,6 +139,7 @@ def test_a_service_that_refuses_more_in_flight_is_tuned_to_less(
     assert all(row["batch_size"] > 8 for row in refused)
 
 
+@pytest.mark.long
 def test_a_service_that_fails_at_everything_is_no_recommendation(
     oracle: OracleService, tmp_path: Path
 ) -> None:

@@ -194,6 +194,7 @@ BROKEN = [
     pytest.param(
         ("embeddings", "finite"), with_vectors(first_becomes(np.nan)),
         remove("embeddings", "part-"), "1 vectors hold NaN or infinity, in embeddings/", id="nan",
+        marks=pytest.mark.long,
     ),
     pytest.param(
         ("embeddings", "unit_norm"), with_vectors(first_becomes(2.0)),
@@ -207,6 +208,7 @@ BROKEN = [
     pytest.param(
         ("embeddings", "sentinel"), sing_another_song, sing_the_first_song,
         "gives other vectors than before", id="the-service-drifted",
+        marks=pytest.mark.long,
     ),
     pytest.param(
         ("vectors", "one_vector_per_chunk"),
@@ -347,6 +349,7 @@ def test_every_check_is_made_in_every_run_and_says_what_it_promises(project: Pro
     assert "could not be asked" in (made_again["embeddings", "sentinel"].description or "")
 
 
+@pytest.mark.long
 def test_partitions_that_wait_are_named_until_all_files_are_accounted_for(project: Project) -> None:
     project.installation.add("c.html", title="C", day="5 May 2012", paragraphs=["Rain fell."])
     project.installation.add("d.html", title="D", day="", paragraphs=["Undated."])

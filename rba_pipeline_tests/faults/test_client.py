@@ -99,6 +99,7 @@ def test_a_text_that_takes_the_service_down_each_time_is_found_and_its_neighbour
 
 
 @pytest.mark.case("C2")
+@pytest.mark.long
 def test_a_service_that_never_comes_back_ends_the_run_and_blames_no_text(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -250,7 +251,7 @@ def test_a_service_that_drains_and_comes_back_loses_nothing(
 @pytest.mark.parametrize(
     "outage_s",
     [
-        3,
+        pytest.param(3, marks=LONG),
         pytest.param(20, marks=LONG),
         pytest.param(600, marks=[pytest.mark.full, pytest.mark.timeout(900)]),
     ],
@@ -325,6 +326,7 @@ def test_publishing_alone_lists_the_texts_without_a_vector(
 
 
 @pytest.mark.case("C9")
+@pytest.mark.long
 def test_a_text_in_quarantine_is_tried_again_only_on_demand(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -354,6 +356,7 @@ def test_a_text_in_quarantine_is_tried_again_only_on_demand(
     check_invariants(project, oracle, third, resent=1)
 
 
+@pytest.mark.long
 def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -380,6 +383,7 @@ def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
     assert figure(afterwards, "quarantined") == 0
 
 
+@pytest.mark.long
 def test_a_second_chance_that_another_run_has_used_meanwhile_is_named(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -414,6 +418,7 @@ def test_a_second_chance_that_another_run_has_used_meanwhile_is_named(
 
 
 @pytest.mark.case("C11")
+@pytest.mark.long
 def test_a_service_that_fails_at_everything_is_no_poison(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -448,8 +453,10 @@ def test_a_service_that_fails_at_everything_is_no_poison(
 @pytest.mark.parametrize(
     ("refusal", "named"),
     [
-        pytest.param(Reply(413, b"<html>"), "nginx: client_max_body_size", id="413-of-a-proxy"),
-        pytest.param(Reply.error(413, "too_large"), "it is not the texts", id="413"),
+        pytest.param(
+            Reply(413, b"<html>"), "nginx: client_max_body_size", id="413-of-a-proxy", marks=LONG
+        ),
+        pytest.param(Reply.error(413, "too_large"), "it is not the texts", id="413", marks=LONG),
         pytest.param(Reply.error(422, "text_empty", 0), "it is not the texts", id="422"),
         pytest.param(Reply.error(500, "model_failed"), "it is not the texts", id="500", marks=LONG),
     ],

@@ -22,6 +22,7 @@ def run(project: Installation) -> list[PartitionResult]:
 
 
 @pytest.mark.case("C5")
+@pytest.mark.long
 def test_a_service_that_is_full_for_the_canary_is_waited_for_as_it_tells(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -41,6 +42,7 @@ def test_a_service_that_is_full_for_the_canary_is_waited_for_as_it_tells(
 
 
 @pytest.mark.case("C7")
+@pytest.mark.long
 def test_a_run_that_begins_while_the_service_restarts_waits_for_it(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -63,7 +65,12 @@ def test_a_run_that_begins_while_the_service_restarts_waits_for_it(
 
 @pytest.mark.case("C8")
 @pytest.mark.parametrize(
-    "asked", ["/info", pytest.param("/tokenizer.json", marks=pytest.mark.long), "canary"]
+    "asked",
+    [
+        "/info",
+        pytest.param("/tokenizer.json", marks=pytest.mark.long),
+        pytest.param("canary", marks=pytest.mark.long),
+    ],
 )
 def test_a_service_that_stays_full_before_the_work_ends_the_run_after_bounded_tries(
     project: Installation, oracle: OracleService, asked: str

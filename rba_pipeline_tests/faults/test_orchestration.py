@@ -20,6 +20,7 @@ pytestmark = pytest.mark.postgres
 
 
 @pytest.mark.case("O6")
+@pytest.mark.long
 def test_two_runs_of_one_partition_at_once_publish_it_once(
     project: Installation, oracle: OracleService
 ) -> None:

@@ -106,7 +106,7 @@ def test_while_embeddings_are_made(
     "table",
     [
         pytest.param(b"staged_documents", id="before-the-documents", marks=LONG),
-        pytest.param(b"staged_chunks", id="between-documents-and-chunks"),
+        pytest.param(b"staged_chunks", id="between-documents-and-chunks", marks=LONG),
     ],
 )
 def test_while_vectors_are_published(

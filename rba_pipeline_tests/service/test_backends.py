@@ -146,6 +146,7 @@ def test_bf16_turns_vectors_little(models: Models, model: str) -> None:
     assert found.min() >= 0.9995
 
 
+@pytest.mark.long
 def test_int8_turns_vectors_little(models: Models) -> None:
     exact, rounded = models.load("nomic", "openvino"), models.load("nomic", "openvino", "int8")
     ids = exact.tokenise(TEXTS, "document")

@@ -29,7 +29,7 @@ def smallest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("batches", [200, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("batches", [60, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("runtime", "precision"),
     [

@@ -85,7 +85,7 @@ def alone(url: str, key: str) -> Any:
 
 
 @pytest.mark.case("S1")
-@pytest.mark.parametrize("name", ["minilm", "nomic"])
+@pytest.mark.parametrize("name", ["minilm", pytest.param("nomic", marks=pytest.mark.long)])
 def test_eight_threads_of_mixed_lengths_get_the_vectors_of_one(
     request: pytest.FixtureRequest, name: str
 ) -> None:

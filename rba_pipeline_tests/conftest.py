@@ -60,8 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, up to four: workers wait for disks, sockets and clocks."""
-    return min((os.cpu_count() or 1) + 1, 4)
+    """Two more than there are cores, up to four: workers wait for disks, sockets and clocks."""
+    return min((os.cpu_count() or 1) + 2, 4)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,11 +50,11 @@ def assert_killed_then_well(
         pytest.param(("open", "canary", "1"), id="before-the-canary-is-written", marks=LONG),
         pytest.param(("os.rename", "canary", "1"), id="before-the-canary-is-there", marks=LONG),
         pytest.param(("open", "/part-", "1"), id="before-the-first-part-is-written", marks=LONG),
-        pytest.param(("os.rename", "/part-", "1"), id="before-the-first-part-is-there", marks=LONG),
+        pytest.param(("os.rename", "/part-", "1"), id="before-the-first-part-is-there"),
         pytest.param(("os.rename", "/part-", "2"), id="before-the-second-part", marks=LONG),
         pytest.param(("os.remove", "/part-", "1"), id="after-merging-before-removing", marks=LONG),
         pytest.param(("os.remove", "/part-", "2"), id="between-removing-parts", marks=LONG),
-        pytest.param(("open", "/outcomes/", "1"), id="before-outcomes-are-written"),
+        pytest.param(("open", "/outcomes/", "1"), id="before-outcomes-are-written", marks=LONG),
         pytest.param(("os.rename", "/outcomes/", "1"), id="before-outcomes-are-there", marks=LONG),
     ],
 )  # fmt: skip

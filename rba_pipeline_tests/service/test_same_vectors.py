@@ -34,9 +34,9 @@ def smallest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("runtime", "precision"),
     [
         pytest.param("torch", "fp32", id="torch-fp32"),
-        pytest.param("openvino", "fp32", id="openvino-fp32"),
+        pytest.param("openvino", "fp32", id="openvino-fp32", marks=pytest.mark.long),
         pytest.param("openvino", "bf16", id="openvino-bf16"),
-        pytest.param("openvino", "int8", id="openvino-int8"),
+        pytest.param("openvino", "int8", id="openvino-int8", marks=pytest.mark.long),
     ],
 )
 def test_a_vector_depends_on_nothing_but_its_text(

@@ -95,7 +95,8 @@ def test_a_text_that_takes_the_service_down_each_time_is_found_and_its_neighbour
     assert failures(results) == []
     assert figure(results, "quarantined_by_reason") == {"connection_lost": 1}
     assert len(timers) <= 9
-    check_invariants(project, oracle, results, resent=len(timers) * 2 * BATCH * PARALLEL)
+    resent = len(timers) * 2 * BATCH * PARALLEL
+    check_invariants(project, oracle, results, resent=resent, quarantined=1)
 
 
 @pytest.mark.case("C2")

@@ -30,13 +30,13 @@ from embedding_service.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
-# Hardly more than attention is padded: a seventh of a pass over texts of the usual lengths, on two
-# cores, and twice that at the margin, because it grows with the square of the longest.
-# On two cores a pass of more than about 2,048 padded tokens is slower per token, not faster; an
-# accelerator wants passes large enough to hide what each costs to launch: on an H100 as much as
-# 4,000 to 8,000 tokens. There flash attention pads nothing, and where it is not to be had (in fp32,
-# say) attention was a tenth of a pass.
+# On two cores a pass of more than about 2,048 padded tokens is slower per token, not faster. Hardly
+# more than attention is padded: a seventh of a pass over texts of the usual lengths, and twice that
+# at the margin, because it grows with the square of the longest.
 _CPU_BATCH = BatchLimits(max_texts=32, max_padded_tokens=2048, padding_cost=0.3)
+# An accelerator wants passes large enough to hide what each costs to launch: on an H100 as much as
+# 4,000 to 8,000 tokens. There flash attention pads nothing; where it is not to be had, MPNet for
+# instance, attention is about an eighth of a pass.
 _ACCELERATOR_BATCH = BatchLimits(
     max_texts=256,
     max_padded_tokens=32_768,

@@ -104,6 +104,14 @@ def oracle() -> Iterator[OracleService]:
         yield service
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A FIFO: opening it for writing waits until the fake model is inside a batch to be held."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def fresh_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Have a home in which Dagster's tables are made and nothing has run, to be copied: making

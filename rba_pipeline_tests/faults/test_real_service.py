@@ -32,14 +32,6 @@ LONG = pytest.mark.long
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A FIFO: opening it for writing waits until the model is inside the batch to be held."""
-    path = tmp_path / "gate"
-    os.mkfifo(path)
-    return path
-
-
-@pytest.fixture
 def service(project: Installation, gate: Path) -> Iterator[ServiceProcess]:
     """Have the real server around a fake model in the oracle's place, and a text that it holds."""
     # The longest are sent first: sixty-four, the one that is held, and sixteen more.

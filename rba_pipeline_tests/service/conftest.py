@@ -1,6 +1,5 @@
 """Services that several tests may talk to, each started once."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,14 +22,6 @@ def fake_service() -> Iterator[ServiceProcess]:
     limits = {"EMBEDDING_MAX_TEXTS": "100", "EMBEDDING_MAX_BODY_BYTES": "65536"}
     with ServiceProcess(limits, module=FAKE) as service:
         yield service
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A FIFO: opening it for writing waits until the fake model is inside a batch to be held."""
-    path = tmp_path / "gate"
-    os.mkfifo(path)
-    return path
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import openvino
 import pytest
 
 from embedding_service.backend.models import find_model
@@ -128,6 +129,18 @@ def test_bf16_shares_the_space_of_fp32_only_where_it_was_seen_to_keep_it(
     backend = OpenVinoBackend(order.folder, path, found, threads=1, max_tokens=None)
 
     assert (backend.precision, backend.space.precision) == ("bf16", precision)
+
+
+def test_no_matrix_is_left_as_openvino_would_group_it(nomic_folder: Path, cache: Path) -> None:
+    """With AMX a group of them ends the process on one thread; seen there by the test above."""
+    path, _ = prepared_model(order_of(nomic_folder), cache)
+    graph = openvino.Core().read_model(path / "model.xml")
+
+    products = [each for each in graph.get_ops() if each.get_type_name() == "MatMul"]
+    with_weights = [each for each in products if not each.input_value(1).get_node().inputs()]
+    # Two layers of four matrices of attention and three behind it.
+    assert len(with_weights) == 14
+    assert not any(each.get_attributes()["transpose_b"] for each in with_weights)
 
 
 def test_a_cache_that_cannot_be_made_is_named(nomic_folder: Path, tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def batch_limits(settings: Settings, backend: Backend) -> BatchLimits:
         max_padded_tokens=padded,
         max_attention=padded * _ATTENTION_LENGTH,
         native_tokens=backend.native_tokens,
+        pass_size=backend.pass_size,
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
-from embedding_service.backend.packing import LARGEST_STEP
+from embedding_service.backend.packing import LARGEST_WIDTH_STEP
 
 _NAME = "text_by_text"
 # Flash attention takes texts as they lie, one behind the other. It computes in these only, and its
@@ -69,7 +69,7 @@ class Layout:
     ) -> Tensor:
         """Return what ``attend`` does, without the table; ``bounds`` as in this layout."""
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-        longest = max(self.table.shape[1], LARGEST_STEP)
+        longest = max(self.table.shape[1], LARGEST_WIDTH_STEP)
         mixed = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale)
         if not isinstance(mixed, Tensor):
             raise TypeError(f"expected one tensor of flash attention, got {type(mixed).__name__}")

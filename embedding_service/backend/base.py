@@ -134,6 +134,16 @@ class Backend(Protocol):
     def work(self, lengths: Sequence[int]) -> Work:
         """Return what a pass over texts of ``lengths`` computes, padding and filling included."""
 
+    def pass_size(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return, for each number of tokens of texts, how many a pass over them computes.
+
+        Args:
+            tokens: Of any shape, each ≥ 1.
+
+        Returns:
+            Of the same shape; none less than what it is for, and of more tokens never less.
+        """
+
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         """Return one unit vector per array of ids, in their order.
 

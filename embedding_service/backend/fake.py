@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedding_service.backend.base import (
     InputType,
@@ -117,6 +118,9 @@ class FakeBackend:
 
     def work(self, lengths: Sequence[int]) -> Work:
         return Work(len(lengths) * max(lengths), len(lengths) * max(lengths) ** 2)
+
+    def pass_size(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        return tokens
 
     def encode(self, batch: Sequence[TokenIds]) -> Vectors:
         if self._before_encode is not None:

@@ -106,8 +106,8 @@ def properties(precision: Precision, threads: int) -> dict[str, Any]:
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
         # Code is made for each shape and kept. Of 5,000 pieces, as it would be, 2,000 passes of
-        # as many shapes held 1,000 MiB, of 256 they hold 150. With the sizes of packing.rounded
-        # 1,024 pieces were no faster than 256 (MiniLM, bf16 and int8, 4 x 2 to 32 x 8 short texts).
+        # as many shapes held 1,000 MiB, of 256 they hold 150. Of twice as many sizes as
+        # packing.pass_size has, 1,024 pieces were no faster than 256 (MiniLM, bf16 and int8).
         "CPU_RUNTIME_CACHE_CAPACITY": "256",
     }
 

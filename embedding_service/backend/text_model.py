@@ -18,7 +18,7 @@ from embedding_service.backend.base import (
     Work,
 )
 from embedding_service.backend.description import Description
-from embedding_service.backend.packing import packed, rounded
+from embedding_service.backend.packing import Counts, packed, pass_size, table_width
 from embedding_service.errors import ModelRefused
 
 
@@ -76,7 +76,10 @@ class TextModel:
         return np.concatenate([ids[:kept], ids[len(ids) - self._closing :]])
 
     def work(self, lengths: Sequence[int]) -> Work:
-        return Work(rounded(sum(lengths)), len(lengths) * rounded(max(lengths)) ** 2)
+        return Work(int(pass_size(sum(lengths))), len(lengths) * table_width(max(lengths)) ** 2)
+
+    def pass_size(self, tokens: Counts) -> Counts:
+        return pass_size(tokens)
 
     def passed(
         self, batch: Sequence[TokenIds], *, round_up: bool = True

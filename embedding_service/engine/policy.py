@@ -1,7 +1,7 @@
 """Pure: which of the waiting texts go into the next batch."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ class BatchLimits:
     padding_cost: float = 1
     """What a place behind the end of a text costs, of a token: 1 where a pass is padded throughout,
     less where only attention is."""
+    pass_size: Callable[[Counts], Counts] = np.asarray
+    """What a pass over so many tokens is filled up to; ``Backend.pass_size``."""
     footprint: Footprint | None = None
     """Which passes fit into memory; None for all."""
 
@@ -49,7 +51,8 @@ def next_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
     """Return the positions of the texts that go next, the oldest and those most like it in length.
 
     Of all batches of neighbours in length that hold the oldest, the one that is cheapest by token:
-    a batch that is nearly empty pays for its pass, one of unlike texts pays for its padding.
+    a batch that is nearly empty pays for its pass, one of unlike texts pays for its padding, and
+    one just above a size that passes have pays for what it is filled up with.
 
     Args:
         lengths: Token counts of the waiting texts, oldest first; ``n`` values, each ≥ 1.
@@ -89,7 +92,8 @@ def _cheapest(lengths: Counts, oldest: int, limits: BatchLimits) -> tuple[int, i
         fits &= limits.footprint.fits(texts, longest)
     tokens_before = np.concatenate([[0], np.cumsum(lengths)])
     real = tokens_before[last + 1] - tokens_before[first]
-    computed = limits.pass_tokens + real + limits.padding_cost * (padded - real)
+    size = limits.pass_size(real)
+    computed = limits.pass_tokens + size + limits.padding_cost * (padded - real)
     cost = np.where(fits | (texts == 1), computed / real, np.inf)
     row, column = np.unravel_index(np.argmin(cost), cost.shape)
     return int(first[row, 0]), int(last[0, column])

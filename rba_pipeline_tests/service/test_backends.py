@@ -15,7 +15,7 @@ from embedding_service.app import load_backend
 from embedding_service.backend.base import Backend
 from embedding_service.backend.models import find_model
 from embedding_service.backend.openvino import capabilities
-from embedding_service.backend.packing import rounded
+from embedding_service.backend.packing import pass_size, table_width
 from embedding_service.engine.self_test import check_invariance
 from embedding_service.errors import ModelRefused, SettingRefused
 from embedding_service.settings import Settings, read_settings
@@ -437,10 +437,10 @@ def test_a_pass_computes_what_is_said_of_it(models: Models) -> None:
 
     lengths = [len(text) for text in ids]
     work = backend.work(lengths)
-    assert len(given["input_ids"]) == work.tokens == rounded(sum(lengths)) > sum(lengths)
+    assert len(given["input_ids"]) == work.tokens == pass_size(sum(lengths)) > sum(lengths)
     texts, longest = given["table"].shape
     assert texts * longest**2 == work.pairs
-    assert longest == rounded(max(lengths))
+    assert longest == table_width(max(lengths))
 
 
 def test_a_device_without_memory_is_told_apart_from_a_model_that_fails(models: Models) -> None:

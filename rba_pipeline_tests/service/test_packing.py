@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding_service.backend.packing import packed, rounded
+from embedding_service.backend.packing import packed, pass_size, table_width
 
 PAD = 7
 BATCHES = st.lists(st.integers(1, 300), min_size=1, max_size=12).map(
@@ -45,18 +45,37 @@ def test_without_rounding_nothing_is_filled_up(batch: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "expected"),
+    [(1, 1), (15, 15), (17, 18), (33, 36), (545, 576), (1025, 1152), (2047, 2048), (8161, 8192)],
+)
+def test_sizes_of_passes(tokens: int, expected: int) -> None:
+    assert pass_size(tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"),
     [(1, 1), (31, 31), (32, 32), (33, 34), (545, 576), (1025, 1056), (2047, 2048), (8161, 8192)],
 )
-def test_sizes(tokens: int, expected: int) -> None:
-    assert rounded(tokens) == expected
+def test_widths_of_tables(longest: int, expected: int) -> None:
+    assert table_width(longest) == expected
 
 
-@given(st.integers(1, 100_000))
-def test_a_size_holds_the_tokens_and_is_hardly_larger(tokens: int) -> None:
-    assert tokens <= rounded(tokens) <= min(tokens * 17 / 16, tokens + 31)
-    assert rounded(rounded(tokens)) == rounded(tokens)
+@given(st.lists(st.integers(1, 2**40), min_size=1))
+def test_a_size_holds_the_tokens_and_is_little_larger(counts: list[int]) -> None:
+    tokens = np.array(counts)
+
+    sizes = pass_size(tokens)
+
+    assert (tokens <= sizes).all()
+    assert (sizes <= np.minimum(tokens * 9 // 8, tokens + 127)).all()
+    assert (pass_size(sizes) == sizes).all()
+    assert (np.diff(pass_size(np.sort(tokens))) >= 0).all()
+
+
+@given(st.integers(1, 2**40))
+def test_a_table_is_hardly_wider_than_its_longest_text(longest: int) -> None:
+    assert longest <= table_width(longest) <= min(longest * 17 // 16, longest + 31)
 
 
 def test_few_sizes_serve_all_passes() -> None:
     """A pass whose size is new costs the making of its code."""
-    assert len({rounded(tokens) for tokens in range(1, 2049)}) <= 32 + 5 * 16 + 32
+    assert len(np.unique(pass_size(np.arange(1, 2049)))) == 72

@@ -5,12 +5,14 @@ import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding_service.app import batch_limits
 from embedding_service.backend.fake import FakeBackend
+from embedding_service.backend.packing import pass_size
 from embedding_service.engine.memory import Footprint, Seen
 from embedding_service.engine.policy import BatchLimits, next_batch
 from embedding_service.errors import SettingRefused
@@ -106,6 +108,33 @@ def test_where_padding_costs_little_passes_are_fuller() -> None:
     assert len(fewer) < 0.8 * len(more)
     # Attention grows with the square of the padding.
     assert _padding_share(fewer) < 0.2
+
+
+def test_a_pass_is_filled_up_with_texts_before_it_is_with_nothing() -> None:
+    by_hundreds = replace(LIMITS, max_texts=8, pass_size=lambda tokens: -(-tokens // 100) * 100)
+
+    # All five are 505 tokens, computed as 600; four of them and no more fill a pass.
+    assert next_batch([101] * 5, replace(by_hundreds, pass_tokens=1)) == [0, 1, 2, 3, 4]
+    assert next_batch([100, 100, 100, 105, 100], by_hundreds) == [0, 1, 2, 4]
+
+
+def test_passes_of_a_model_are_nearly_full_by_its_own_sizes() -> None:
+    limits = replace(
+        batch_limits(read_settings(), FakeBackend(max_tokens=2048)), pass_size=pass_size
+    )
+    unaware = replace(limits, pass_size=np.asarray)
+    lengths = _lognormal(median=85, sigma=0.35, longest=256)
+
+    aware, by_chance = (_filling(_closed_loop(lengths, 64, each)) for each in (limits, unaware))
+
+    assert aware < 0.02
+    assert aware < by_chance / 2
+
+
+def _filling(batches: list[list[int]]) -> float:
+    """Return the share of the tokens computed that are there to fill passes up."""
+    tokens = np.array([sum(batch) for batch in batches])
+    return float(1 - tokens.sum() / pass_size(tokens).sum())
 
 
 def test_a_batch_larger_than_what_is_looked_at_for_it_is_refused() -> None:

@@ -64,8 +64,9 @@ ALLOWED: dict[str, set[str]] = {
         "rba_pipeline.upkeep", "dagster",
     },
     "embedding_service.errors": set(),
-    "embedding_service.cores": set(),
-    "embedding_service.process_memory": set(),
+    "embedding_service.cgroups": set(),
+    "embedding_service.cores": {"embedding_service.cgroups"},
+    "embedding_service.process_memory": {"embedding_service.cgroups"},
     "embedding_service.backend.base": {"numpy", "embedding_service.errors"},
     "embedding_service.engine": {
         "embedding_service.errors", "embedding_service.backend.base", "numpy",

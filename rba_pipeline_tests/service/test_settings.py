@@ -110,19 +110,31 @@ def test_the_process_ends_with_2_and_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("files", "expected"),
     [
-        pytest.param("100000 100000", 1, id="a-quota-of-one-core"),
-        pytest.param("max 100000", None, id="no-quota"),
-        pytest.param("rubbish", None, id="another-format"),
+        pytest.param({"cpu.max": "100000 100000"}, 1, id="a-quota-of-one-core"),
+        pytest.param({"cpu.max": "max 100000"}, None, id="no-quota"),
+        pytest.param({"cpu.max": "rubbish"}, None, id="another-format"),
+        pytest.param(
+            {"cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000"}, 1, id="version-1"
+        ),
+        pytest.param(
+            {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"},
+            None,
+            id="version-1-without-quota",
+        ),
+        pytest.param({"cpu.max": "max 100000", "../cpu.max": "1000 100000"}, 1, id="the-parents"),
     ],
 )
-def test_a_containers_quota_bounds_the_cores(
-    tmp_path: Path, text: str, expected: int | None
+def test_a_quota_bounds_the_cores(
+    tmp_path: Path, files: dict[str, str], expected: int | None
 ) -> None:
-    (tmp_path / "cpu.max").write_text(text)
+    group = tmp_path / "group"
+    group.mkdir()
+    for name, text in files.items():
+        (group / name).write_text(text)
 
-    assert usable_cores(tmp_path / "cpu.max") == (expected or usable_cores(tmp_path / "absent"))
+    assert usable_cores([group, tmp_path]) == (expected or usable_cores([]))
 
 
 def test_a_request_of_as_many_chunks_as_it_may_hold_fits_the_line() -> None:

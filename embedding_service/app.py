@@ -181,11 +181,18 @@ def batch_limits(settings: Settings, backend: Backend) -> BatchLimits:
     )
 
 
-def memory_guard(settings: Settings, backend: Backend) -> MemoryGuard | None:
+def memory_guard(
+    settings: Settings,
+    backend: Backend,
+    measure: Callable[[], tuple[int, int]] = resident_and_peak_bytes,
+) -> MemoryGuard | None:
     """Return what bounds the memory of passes; None where it cannot be measured.
 
+    ``measure`` is as for ``MemoryGuard``; it raises ``OSError`` on a system that does not tell.
+
     Raises:
-        SettingRefused: A limit is set, and the passes take another memory than the process's.
+        SettingRefused: A limit is set that could not be kept: the passes take another memory than
+            the process's, or nothing tells how much they take.
     """
     if backend.device != "cpu":
         if settings.max_memory is not None:
@@ -196,13 +203,18 @@ def memory_guard(settings: Settings, backend: Backend) -> MemoryGuard | None:
         _logger.info("passes are not bounded by memory: they take that of %s", backend.device)
         return None
     try:
-        resident_and_peak_bytes()
+        measure()
     except OSError as error:
+        if settings.max_memory is not None:
+            raise SettingRefused(
+                f"EMBEDDING_MAX_MEMORY={int(settings.max_memory)}: leave it unset, it bounds no "
+                f"pass on this system, where memory cannot be measured: {error}"
+            ) from None
         _logger.warning("passes are not bounded by memory, which cannot be measured: %s", error)
         return None
     return MemoryGuard(
         settings.max_memory or usable_bytes(),
-        resident_and_peak_bytes,
+        measure,
         reserved_bytes=settings.max_request_memory,
     )
 

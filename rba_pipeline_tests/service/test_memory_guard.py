@@ -182,6 +182,16 @@ def test_a_limit_that_would_bound_nothing_is_refused() -> None:
         memory_guard(read_settings(max_memory="3GiB"), OnAnAccelerator())
 
 
+def test_a_limit_is_refused_where_nobody_tells_what_is_taken() -> None:
+    def measure() -> tuple[int, int]:
+        raise OSError("no VmRSS")
+
+    assert memory_guard(read_settings(), FakeBackend(), measure) is None
+
+    with pytest.raises(SettingRefused, match="cannot be measured: no VmRSS"):
+        memory_guard(read_settings(max_memory="3GiB"), FakeBackend(), measure)
+
+
 def test_a_bound_grows_with_the_square_of_the_length_only_for_longer_texts() -> None:
     known = Footprint(4000, (Seen(tokens=1000, pairs=1000 * 1000, n_bytes=1000),))
 

@@ -1,6 +1,7 @@
 """From a body to what is to be computed, and from vectors to a body; slow, so done in threads."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from embedding_service.api.answers import Limits, vectors_body
 from embedding_service.api.schemas import parse_request
@@ -37,22 +38,22 @@ def parsed(body: bytes, engine: Engine, limits: Limits) -> Job:
         BadRequest: It is not a request, or not one that this model can answer.
         TooLarge: More texts or tokens than could ever fit.
         TextRejected: One of its texts cannot be embedded.
-        QueueFull: Not even one token more would fit now.
+        QueueFull: Its first texts, or not even one token, would fit now.
     """
     backend = engine.backend
     asked = parse_request(body)
     _check_model(asked.model, backend.space.model)
     dimensions = check_dimensions(backend, asked.dimensions)
+    lane = _lane(asked.input_type)
     # Cheaper than to tokenise first; which lane it is for was not known before.
-    engine.refuse_if_full(_lane(asked.input_type))
+    engine.refuse_if_full(lane)
     admitted = admit(
         asked.texts,
         asked.input_type,
         truncate=asked.truncate,
         backend=backend,
-        limits=AdmissionLimits(
-            limits.max_texts, engine.room[_lane(asked.input_type)], engine.longest_text
-        ),
+        limits=AdmissionLimits(limits.max_texts, engine.room[lane], engine.longest_text),
+        refuse_if_full=partial(engine.refuse_if_full, lane),
     )
     return Job(admitted, asked.input_type, dimensions, asked.encoding_format)
 

@@ -105,9 +105,9 @@ class Engine:
         seconds = math.ceil(ahead / rate) if rate > 0 else 1
         return max(1, min(seconds, _LONGEST_RETRY_AFTER_S))
 
-    def refuse_if_full(self, lane: Lane = "document") -> None:
-        """Raise ``QueueFull`` if not even one token would fit: cheaper than tokenising first."""
-        if self._line.tokens(lane) >= self.room[lane]:
+    def refuse_if_full(self, lane: Lane = "document", tokens: int = 1) -> None:
+        """Raise ``QueueFull`` if so many would not fit now: cheaper than to tokenise them all."""
+        if self._line.tokens(lane) + tokens > self.room[lane]:
             raise self._full(lane)
 
     def submit(

@@ -1,14 +1,20 @@
 """What is let into the line, and the names of what is not."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from embedding_service.api.answers import Limits
+from embedding_service.api.jobs import parsed
 from embedding_service.backend.base import InputType, Prompts, TokenIds
 from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.admission import AdmissionLimits, Admitted, admit
-from embedding_service.errors import TextEmpty, TextInvalid, TextTooLong, TooLarge
+from embedding_service.engine.engine import Engine
+from embedding_service.engine.policy import BatchLimits
+from embedding_service.engine.stats import Stats
+from embedding_service.errors import QueueFull, TextEmpty, TextInvalid, TextTooLong, TooLarge
 
 BACKEND = FakeBackend(max_tokens=8, prompts=Prompts(document="search document: "))
 LIMITS = AdmissionLimits(max_texts=4, max_tokens=20)
@@ -101,3 +107,39 @@ def test_texts_are_tokenised_a_slice_at_a_time_and_keep_their_order() -> None:
 
     assert slices == [0, 60_001, 70_000, 1]
     assert [len(ids) for ids in found.ids] == [3, 4096, 4096, 3]
+
+
+def test_a_request_for_which_there_is_no_room_is_not_tokenised_to_its_end() -> None:
+    n_texts: list[int] = []
+
+    class Counting(FakeBackend):
+        def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
+            n_texts.append(len(texts))
+            return super().tokenise(texts, input_type)
+
+    backend = Counting(max_tokens=512)
+    engine = Engine(
+        backend,
+        limits=BatchLimits(max_texts=4, max_padded_tokens=48),
+        max_queue_tokens=120,
+        stats=Stats(),
+    )
+    # It is not started: what is put in its line waits.
+    engine.submit(backend.tokenise(["x " * 48] * 2, "raw"))
+    n_texts.clear()
+    texts = ["y " * 5 + "y" * 16_000] * 14
+    limits = Limits(
+        max_texts=100,
+        max_tokens_per_text=64,
+        max_batch_tokens=48,
+        server_batch_size=4,
+        max_queue_tokens=120,
+        max_query_queue_tokens=64,
+        max_body_bytes=2**20,
+    )
+
+    with pytest.raises(QueueFull, match="100 of at most 120 tokens of document texts wait"):
+        parsed(json.dumps({"input": texts, "input_type": "raw"}).encode(), engine, limits)
+
+    # The empty text, and a slice: the third of its texts no longer fits.
+    assert n_texts == [1, 3]

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from embedding_service.api.answers import Limits
 from embedding_service.api.bodies import Uploads
-from embedding_service.api.embeddings import Embeddings
+from embedding_service.api.embeddings import SHORT_THREADS, Embeddings
 from embedding_service.api.errors import add_error_handlers
 from embedding_service.api.memory import RequestMemory
 from embedding_service.api.metrics import Metrics
@@ -19,6 +19,7 @@ from embedding_service.api.routes import Routes
 from embedding_service.api.security import KeyRequired
 from embedding_service.backend.base import Backend
 from embedding_service.backends import load_backend
+from embedding_service.engine.admission import tokenising_bytes
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.lifecycle import Lifecycle
 from embedding_service.engine.memory import MemoryGuard
@@ -110,12 +111,16 @@ def _routes(settings: Settings, lifecycle: Lifecycle, metrics: Metrics, uploads:
             limits=limits,
             body_seconds=settings.body_seconds,
             uploads=uploads,
-            long_threads=max(1, min(settings.threads // 2, _MOST_LONG_THREADS)),
+            long_threads=_long_threads(settings),
         ),
         metrics=metrics,
         limits=limits,
         version=_version(),
     )
+
+
+def _long_threads(settings: Settings) -> int:
+    return max(1, min(settings.threads // 2, _MOST_LONG_THREADS))
 
 
 def build_lifecycle(
@@ -212,10 +217,11 @@ def memory_guard(
             ) from None
         _logger.warning("passes are not bounded by memory, which cannot be measured: %s", error)
         return None
+    tokenising = tokenising_bytes(SHORT_THREADS + _long_threads(settings), backend.max_tokens)
     return MemoryGuard(
         settings.max_memory or usable_bytes(),
         measure,
-        reserved_bytes=settings.max_request_memory,
+        reserved_bytes=settings.max_request_memory + tokenising,
     )
 
 

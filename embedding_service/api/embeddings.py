@@ -31,7 +31,7 @@ from embedding_service.errors import BackendFailed, EngineError, QueueFull
 _CALLER_LEFT = 499  # nginx's: nobody reads it, but it is told apart in a log
 
 # A search must not wait for a bulk load to be tokenised.
-_SHORT_THREADS = 2
+SHORT_THREADS = 2
 _PIECE_BYTES = 262_144
 _ID_BYTES = 4
 
@@ -53,7 +53,7 @@ class Embeddings:
         self._limits = limits
         self._body_seconds = body_seconds
         self._uploads = uploads
-        self._short = ThreadPoolExecutor(_SHORT_THREADS, "short-requests")
+        self._short = ThreadPoolExecutor(SHORT_THREADS, "short-requests")
         self._long = ThreadPoolExecutor(long_threads, "long-requests")
 
     async def answer(self, request: Request) -> Response:

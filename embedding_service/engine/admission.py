@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,20 @@ from embedding_service.errors import TextEmpty, TextInvalid, TextTooLong, TooLar
 # Real text has four or five characters per token. Far above that, tokenising is only a way to
 # spend the server's memory: a text beyond this is too long, or cut, without being counted.
 _CHARS_PER_TOKEN = 32
-# Texts are tokenised at most this many characters at a time, or one by one where they are longer:
-# the tokenizer's own record of a token takes over four hundred bytes where an id takes four, and
+# The tokenizer's own record of a token takes up to five hundred bytes where an id takes four, and
 # a token may be a single character.
-_SLICE_CHARS = 64_000
+_BYTES_PER_CHAR = 512
+# A thread tokenises at most so many characters at a time, but a text always in one piece. Of texts
+# that are longer there is one at a time: one of 8,192 tokens may have 262,144 characters, and all
+# threads together could be made to take a gigabyte for texts that are too long. It has a thread of
+# its own: an allocator keeps for each thread what was given back in small pieces.
+_SLICE_CHARS = 32_768
+_LONG_TEXTS = ThreadPoolExecutor(1, "long-texts")
+
+
+def tokenising_bytes(threads: int, max_tokens: int) -> int:
+    """Return the most that ``threads`` take to tokenise at once, beside texts and ids."""
+    return _BYTES_PER_CHAR * (_CHARS_PER_TOKEN * max_tokens + threads * _SLICE_CHARS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +119,17 @@ def _tokenised(
     first = chars = 0
     for index, text in enumerate(texts):
         if index > first and chars + len(text) > _SLICE_CHARS:
-            yield from enumerate(backend.tokenise(texts[first:index], input_type), start=first)
+            yield from enumerate(_slice(texts[first:index], input_type, backend), start=first)
             first, chars = index, 0
         chars += len(text)
     if texts:
-        yield from enumerate(backend.tokenise(texts[first:], input_type), start=first)
+        yield from enumerate(_slice(texts[first:], input_type, backend), start=first)
+
+
+def _slice(texts: Sequence[str], input_type: InputType, backend: Backend) -> list[TokenIds]:
+    if len(texts[0]) > _SLICE_CHARS:
+        return _LONG_TEXTS.submit(backend.tokenise, texts, input_type).result()
+    return backend.tokenise(texts, input_type)
 
 
 def _too_long(index: int, size: str, backend: Backend) -> TextTooLong:

@@ -63,8 +63,8 @@ class Passes:
             raise SettingRefused(
                 f"EMBEDDING_MAX_MEMORY={memory.limit_bytes}: expected at least "
                 f"{memory.least_bytes:.0f}: {self._backend.space.model} takes {memory.idle_bytes} "
-                f"bytes idle, EMBEDDING_MAX_REQUEST_MEMORY {memory.reserved_bytes}, and a small "
-                "batch the rest"
+                f"bytes idle, requests {memory.reserved_bytes} (EMBEDDING_MAX_REQUEST_MEMORY, and "
+                "what it takes to tokenise), and a small batch the rest"
             )
         memory.end_warm_up()
 

@@ -1,7 +1,10 @@
 """What is let into the line, and the names of what is not."""
 
+import contextlib
 import json
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,13 +103,45 @@ def test_texts_are_tokenised_a_slice_at_a_time_and_keep_their_order() -> None:
             return super().tokenise(texts, input_type)
 
     backend = Counting(max_tokens=4096)
-    texts = ["x" * 30_000, "y " * 15_000 + "y", "z " * 35_000, "a"]
+    texts = ["x" * 15_000, "y " * 7_500 + "y", "z " * 35_000, "a"]
     limits = AdmissionLimits(max_texts=4, max_tokens=10**6)
 
     found = admit(texts, "raw", truncate=True, backend=backend, limits=limits)
 
-    assert slices == [0, 60_001, 70_000, 1]
+    assert slices == [0, 30_001, 70_000, 1]
     assert [len(ids) for ids in found.ids] == [3, 4096, 4096, 3]
+
+
+def test_of_the_longest_texts_one_is_tokenised_at_a_time() -> None:
+    """The others of the request, and other requests, need not wait for it."""
+
+    class Meeting(FakeBackend):
+        """Its callers wait for each other a moment, if their texts are of the kind that meets."""
+
+        def __init__(self, n_chars: int, wait_s: float) -> None:
+            super().__init__(max_tokens=4096)
+            self.n_chars = n_chars
+            self.both = threading.Barrier(2, timeout=wait_s)
+            self.met: list[bool] = []
+
+        def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
+            if len(texts[0]) == self.n_chars:
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    self.both.wait()
+                self.met.append(not self.both.broken)
+            return super().tokenise(texts, input_type)
+
+    def met(n_chars: int, wait_s: float) -> list[bool]:
+        backend = Meeting(n_chars, wait_s)
+        with ThreadPoolExecutor(2) as threads:
+            for _ in range(2):
+                threads.submit(
+                    admit, ["x" * n_chars], "raw", truncate=True, backend=backend, limits=LIMITS
+                )
+        return backend.met
+
+    assert met(32_768, wait_s=10) == [True, True]
+    assert met(32_769, wait_s=0.2) == [False, False]
 
 
 def test_a_request_for_which_there_is_no_room_is_not_tokenised_to_its_end() -> None:
@@ -127,7 +162,7 @@ def test_a_request_for_which_there_is_no_room_is_not_tokenised_to_its_end() -> N
     # It is not started: what is put in its line waits.
     engine.submit(backend.tokenise(["x " * 48] * 2, "raw"))
     n_texts.clear()
-    texts = ["y " * 5 + "y" * 16_000] * 14
+    texts = ["y " * 5 + "y" * 10_000] * 14
     limits = Limits(
         max_texts=100,
         max_tokens_per_text=64,

@@ -12,6 +12,7 @@ import openvino
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from embedding_service.backend.allocation import memory_is_told_apart
 from embedding_service.backend.base import Precision, TokenIds, Vectors
 from embedding_service.backend.description import Description
 from embedding_service.backend.models import ModelFolder
@@ -79,16 +80,29 @@ class Compiled:
     """A graph with one stream of ``threads`` threads: one pass at a time has all the cores."""
 
     def __init__(self, graph: Path, precision: Precision, threads: int) -> None:
-        core = openvino.Core()
-        model = core.compile_model(graph, "CPU", properties(precision, threads))
-        self._request = model.create_infer_request()
+        self._compile = partial(
+            openvino.Core().compile_model, graph, "CPU", properties(precision, threads)
+        )
+        self._request = self._compile().create_infer_request()
 
     def run(self, given: Mapping[str, NDArray[Any]]) -> Vectors:
         """Return float32 of shape ``(n, dimensions)``; ``given`` as ``TextModel.passed`` has it.
 
         Not thread-safe.
+
+        Raises:
+            MemoryError: There is not enough for so much at once.
         """
-        result = self._request.infer(dict(given), share_inputs=True, share_outputs=True)
+        with memory_is_told_apart("cpu"):
+            if self._request is None:
+                self._request = self._compile().create_infer_request()
+            try:
+                result = self._request.infer(dict(given), share_inputs=True, share_outputs=True)
+            except RuntimeError:
+                # Half of its layers have the sizes of the pass that failed, and hold memory for
+                # them: it was seen to refuse the next pass for sizes that did not match.
+                self._request = None
+                raise
         # A copy: the next pass writes its result to the same place.
         vectors: Vectors = np.array(result[0], dtype=np.float32)
         return vectors

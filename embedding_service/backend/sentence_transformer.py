@@ -9,6 +9,7 @@ from torch import Tensor
 
 from embedding_service.backend import attention
 from embedding_service.backend.agreement import LIKE_FP32, least_cosine, sample_ids
+from embedding_service.backend.allocation import memory_is_told_apart
 from embedding_service.backend.base import Precision, TokenIds, Vectors, Work
 from embedding_service.backend.loading import load
 from embedding_service.backend.models import ModelFolder
@@ -73,12 +74,9 @@ class SentenceTransformerBackend(TextModel):
 
     def begin(self, batch: Sequence[TokenIds]) -> Callable[[], Vectors]:
         arrays = self.passed(batch)
-        try:
+        with memory_is_told_apart(self.device), torch.inference_mode():
             given = {name: self._sent(torch.from_numpy(a)) for name, a in arrays.items()}
-            with torch.inference_mode():
-                return _arrives(self._body(**given))
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(f"{self.device}: {error}") from error
+            return _arrives(self._body(**given))
 
     def _sent(self, array: Tensor) -> Tensor:
         # From memory that can be swapped out, a copy would wait until the pass before has ended.

@@ -12,3 +12,8 @@ def peak_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+def address_space_bytes(pid: int) -> int:
+    """Return how much address space the process has: what RLIMIT_AS bounds."""
+    return int(psutil.Process(pid).memory_info().vms)

@@ -30,7 +30,13 @@ def load_backend(settings: Settings) -> Backend:
     # On a CPU the model has the cores, and a tokenizer with threads of its own would take them
     # away. Elsewhere it may have them all: a core reads more slowly than an accelerator computes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if device == "cpu" else "true")
-    choice = choose(settings.runtime, settings.precision, device=device, openvino=_openvino(device))
+    choice = choose(
+        settings.runtime,
+        settings.precision,
+        device=device,
+        openvino=_openvino(device),
+        native_bf16=_native_bf16(device),
+    )
     _logger.info("%s on %s: %s in %s", folder.name, device, choice.runtime, choice.precision)
     if choice.runtime == "openvino":
         return _on_openvino(folder, choice, settings)
@@ -70,6 +76,14 @@ def _openvino(device: Device) -> frozenset[str] | None:
     from embedding_service.backend.openvino import capabilities
 
     return capabilities()
+
+
+def _native_bf16(device: Device) -> bool:
+    if device != "cuda":
+        return True
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _device(wanted: str) -> Device:

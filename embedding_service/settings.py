@@ -35,8 +35,9 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         default="auto",
-        description="Numbers computed in; auto: bf16 where there are instructions for it, fp16 on "
-        "mps, else fp32. int8 is an embedding space of its own.",
+        description="Numbers computed in; auto: bf16 by OpenVINO and on CUDA where there are "
+        "instructions for it, fp16 on mps and on older CUDA cards, else fp32, as torch always on "
+        "a CPU. int8 is an embedding space of its own.",
     )
     cache_dir: Path = Field(
         default=Path("~/.cache/embedding_service"),

@@ -9,11 +9,14 @@ from embedding_service.errors import SettingRefused
 Device = Literal["cpu", "cuda", "mps"]
 Runtime = Literal["torch", "openvino"]
 
+# The default first.
 _ON_TORCH: dict[Device, tuple[Precision, ...]] = {
     "cpu": ("fp32", "bf16"),
     "cuda": ("bf16", "fp32", "fp16"),
     "mps": ("fp16", "fp32"),
 }
+# Cards before Ampere compute bf16 by way of fp32, and fp16 by instructions of their own.
+_ON_OLDER_CUDA: tuple[Precision, ...] = ("fp16", "fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ def choose(
     *,
     device: Device,
     openvino: frozenset[str] | None,
+    native_bf16: bool = True,
 ) -> Choice:
     """Return what to serve with; ``auto`` is the fastest but int8, whose vectors
     are others; whether bf16 or fp16 keep those of fp32 is seen when the model is loaded.
@@ -40,6 +44,7 @@ def choose(
         device: Where the model will run.
         openvino: What OpenVINO says it computes fast in on this CPU ("BF16", …); None where it is
             not installed.
+        native_bf16: Whether the card has instructions for bf16; matters on CUDA only.
 
     Raises:
         SettingRefused: The three do not go together; the text says what does.
@@ -47,6 +52,8 @@ def choose(
     if runtime == "auto":
         runtime = "openvino" if _openvino_serves(precision, device, openvino) else "torch"
     possible = _precisions(runtime, device, openvino)
+    if device == "cuda" and not native_bf16:
+        possible = _ON_OLDER_CUDA
     if precision == "auto":
         precision = possible[0]
     if precision not in possible:

@@ -30,6 +30,17 @@ def test_a_choice(runtime: Any, precision: Any, device: Any, openvino: Any, expe
 
 
 @pytest.mark.parametrize(
+    ("precision", "expected"), [("auto", "fp16"), ("bf16", "bf16"), ("fp32", "fp32")]
+)
+def test_a_card_without_instructions_for_bf16_computes_in_it_only_if_told_to(
+    precision: Any, expected: Any
+) -> None:
+    found = choose("auto", precision, device="cuda", openvino=None, native_bf16=False)
+
+    assert found == Choice("torch", expected)
+
+
+@pytest.mark.parametrize(
     ("runtime", "precision", "device", "openvino", "message"),
     [
         pytest.param(

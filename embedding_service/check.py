@@ -63,6 +63,7 @@ def _table(backend: Backend, report: Report) -> str:
         "compositions": str(report.compositions),
         "texts": str(report.texts),
         "long texts": _long_texts(backend, report),
+        "left out": f"{report.left_out}{_why_left_out(report)}",
         "worst |delta|": f"{report.worst_delta:.2e}",
         "worst cosine": f"{report.worst_cosine:.7f}",
         "bound": report.bound,
@@ -70,6 +71,10 @@ def _table(backend: Backend, report: Report) -> str:
         "result": "passed" if report.passed else "FAILED",
     }
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def _why_left_out(report: Report) -> str:
+    return ": they need more memory than EMBEDDING_MAX_MEMORY leaves" if report.left_out else ""
 
 
 def _long_texts(backend: Backend, report: Report) -> str:

@@ -15,6 +15,7 @@ from embedding_service.engine.engine import Engine
 from embedding_service.engine.memory import MemoryGuard
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.engine.stats import Stats
+from embedding_service.errors import TooLarge
 
 _WORDS = (
     "the of in and to rate bank growth inflation Members household 4.35 per cent, quarter; "
@@ -37,6 +38,8 @@ class Report:
     texts: int
     long_texts: int
     """Of them beyond ``native_tokens``."""
+    left_out: int
+    """Texts that need more memory than there is."""
     worst_delta: float
     worst_cosine: float
     bound: str
@@ -61,7 +64,8 @@ def check_contract(
     for a few texts from one pool, in random order; batches form of whatever waits, filled with
     texts of any length, unlike those of the service. Where the model takes texts beyond
     ``native_tokens``, such are asked for once in twenty batches, two at a time, so that one is
-    padded to the other. In the end all texts are asked for alone once more.
+    padded to the other. In the end all texts are asked for alone once more. Texts that are refused
+    for want of memory are left out.
 
     Args:
         backend: Nobody else may use it meanwhile.
@@ -107,6 +111,7 @@ def check_contract(
         compositions=composed,
         texts=stats.snapshot(0)["texts"],
         long_texts=callers.long_texts,
+        left_out=callers.left_out,
         worst_delta=worst.delta,
         worst_cosine=worst.cosine,
         bound=bound(backend.precision),
@@ -166,14 +171,22 @@ class _Callers:
     ) -> None:
         self._engine = engine
         self._on_progress = on_progress
-        self._texts = pool.ordinary + pool.long
-        self._n_ordinary = len(pool.ordinary)
-        self._expected = self._one_by_one()
-        self.alone = len(self._texts)
+        self._native_tokens = engine.backend.native_tokens
+        self._lock = threading.Lock()
+        self.long_texts = 0
+        """How many long texts were computed, alone before and after or among others."""
+        everything = pool.ordinary + pool.long
+        found = [(text, self._ask([text])) for text in everything]
+        known = [(text, vectors) for text, vectors in found if vectors is not None]
+        self._texts = [text for text, _ in known]
+        self._n_ordinary = sum(len(text) <= self._native_tokens for text in self._texts)
+        self._expected = np.concatenate([vectors for _, vectors in known])
+        self.alone = len(known)
         """Batches that were made to learn what is expected."""
+        self.left_out = len(everything) - len(known)
+        """Texts for which there is not enough memory."""
         self._wanted = batches
         self._long_times = 0
-        self._lock = threading.Lock()
 
     def ask_on(self, seed: int) -> Deviation:
         """Ask until enough batches were made; return the worst of the answers."""
@@ -183,8 +196,7 @@ class _Callers:
             self._on_progress(done)
             chosen = plan.choices(range(self._n_ordinary), k=plan.randint(1, _MOST_TEXTS))
             chosen += self._long(done)
-            found = self._ask([self._texts[i] for i in chosen])
-            worst = worst.worst(deviation(found, self._expected[chosen]))
+            worst = worst.worst(self._compared(chosen))
         return worst
 
     def _long(self, done: int) -> list[int]:
@@ -198,19 +210,26 @@ class _Callers:
 
     def afterwards(self) -> Deviation:
         """Ask for every text alone once more."""
-        return deviation(self._one_by_one(), self._expected)
+        worst = Deviation()
+        for place in range(len(self._texts)):
+            worst = worst.worst(self._compared([place]))
+        return worst
 
-    @property
-    def long_texts(self) -> int:
-        """How many long texts were asked for, alone before and after or among others."""
-        return 2 * self._long_times + 2 * (len(self._texts) - self._n_ordinary)
+    def _compared(self, chosen: Sequence[int]) -> Deviation:
+        """Return no deviation at all if there was too little memory, this time, for one of them."""
+        found = self._ask([self._texts[i] for i in chosen])
+        return Deviation() if found is None else deviation(found, self._expected[chosen])
 
-    def _one_by_one(self) -> Vectors:
-        return np.concatenate([self._ask([text]) for text in self._texts])
-
-    def _ask(self, texts: Sequence[TokenIds]) -> Vectors:
+    def _ask(self, texts: Sequence[TokenIds]) -> Vectors | None:
+        """Return None if one of the texts needs more memory than there is."""
         settled = threading.Event()
         request = self._engine.submit(texts, on_settled=settled.set)
         if not settled.wait(_PATIENCE_S):
             raise TimeoutError(f"no answer within {_PATIENCE_S} s")
-        return request.result()
+        try:
+            vectors = request.result()
+        except TooLarge:
+            return None
+        with self._lock:
+            self.long_texts += sum(len(text) > self._native_tokens for text in texts)
+        return vectors

@@ -11,6 +11,7 @@ from embedding_service.backend.fake import FakeBackend
 from embedding_service.check import Extent, run
 from embedding_service.engine.deviation import Deviation, deviation
 from embedding_service.engine.invariance import check_contract
+from embedding_service.engine.passes import too_large
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.settings import read_settings
 
@@ -113,3 +114,18 @@ def test_other_precisions_are_held_to_the_cosine() -> None:
     assert found.allowed("int8")
     assert not found.allowed("fp32")
     assert not Deviation(cosine=0.9998).allowed("bf16")
+
+
+def test_texts_that_do_not_fit_into_memory_are_left_out_and_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(batch: Sequence[TokenIds]) -> None:
+        if max(map(len, batch)) > 80:
+            raise too_large("a text", 80)
+
+    backend = FakeBackend(max_tokens=96, native_tokens=64, before_encode=refuse)
+
+    code = run(read_settings(), Extent(batches=50, threads=4, seed=0), backend)
+
+    assert code == 0
+    assert "left out      1: they need more memory" in capsys.readouterr().out

@@ -58,13 +58,22 @@ def find_model(name: str, revision: str | None) -> ModelFolder:
     path = Path(name).expanduser()
     if path.is_dir():
         path = path.resolve()
-        return _checked(path, name=path.name, revision=revision or "")
+        name, commit = _name_and_commit(path)
+        return _checked(path, name=name, revision=revision or commit)
     if not _HUB_NAME.fullmatch(name) or path.is_absolute():
         raise ModelRefused(
             f"EMBEDDING_MODEL={name}: expected {DEFAULT_MODEL}, a folder that exists, "
             "or owner/name on the model hub"
         )
     return _downloaded(name, revision)
+
+
+def _name_and_commit(path: Path) -> tuple[str, str]:
+    """Return what the model of a folder is called; as on the hub, in a folder of its cache."""
+    kept = path.parents[1].name if path.parent.name == "snapshots" else ""
+    if not kept.startswith("models--"):
+        return path.name, ""
+    return kept.removeprefix("models--").replace("--", "/", 1), path.name
 
 
 def _packaged() -> ModelFolder:
@@ -92,7 +101,11 @@ def _downloaded(name: str, revision: str | None) -> ModelFolder:
         )
     # Only here: importing it takes a while, and a local model does not need it.
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    # Both would write lines of their own form between those of the log.
+    disable_progress_bars()
+    logging.getLogger("huggingface_hub").handlers.clear()
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except Exception as error:

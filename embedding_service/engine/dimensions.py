@@ -18,7 +18,8 @@ def check_dimensions(backend: Backend, wanted: int | None) -> int:
         return own
     if wanted not in shorter:
         allowed = ", ".join(str(n) for n in sorted({*shorter, own}))
-        raise BadRequest(f"dimensions: {backend.space.model} gives {allowed}, got {wanted}")
+        why = "" if shorter else "; its config.json names no matryoshka_dimensions"
+        raise BadRequest(f"dimensions: {backend.space.model} gives {allowed}, got {wanted}{why}")
     return wanted
 
 

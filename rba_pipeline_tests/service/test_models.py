@@ -99,6 +99,18 @@ def test_a_folder_goes_by_its_own_name_wherever_it_lies(folder: Path) -> None:
     assert len(found.weights_sha256) == 64
 
 
+def test_a_folder_of_the_hubs_cache_goes_by_its_name_on_the_hub(
+    folder: Path, tmp_path: Path
+) -> None:
+    snapshots = tmp_path / "models--nomic-ai--nomic-embed-text-v1.5" / "snapshots"
+    snapshots.mkdir(parents=True)
+    folder = folder.rename(snapshots / "e5cf08aadaa33385f5990def41f7a23405aec398")
+
+    found = find_model(str(folder), None)
+
+    assert (found.name, found.revision) == ("nomic-ai/nomic-embed-text-v1.5", folder.name)
+
+
 def test_code_of_its_own_is_ignored_where_the_type_is_native(folder: Path) -> None:
     config = {"model_type": "nomic_bert", "auto_map": {"AutoModel": "theirs--modeling.Bert"}}
     (folder / "config.json").write_text(json.dumps(config))

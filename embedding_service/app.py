@@ -19,7 +19,7 @@ from embedding_service.api.routes import Routes
 from embedding_service.api.security import KeyRequired
 from embedding_service.backend.base import Backend
 from embedding_service.backends import load_backend
-from embedding_service.engine.admission import tokenising_bytes
+from embedding_service.engine.admission import max_chars, tokenising_bytes
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.lifecycle import Lifecycle
 from embedding_service.engine.memory import MemoryGuard
@@ -234,6 +234,7 @@ def _limits(settings: Settings, engine: Engine) -> Limits:
         max_queue_tokens=engine.room["document"],
         max_query_queue_tokens=engine.room["query"],
         max_body_bytes=settings.max_body_bytes,
+        max_chars_per_text=max_chars(engine.backend),
     )
 
 

@@ -24,6 +24,8 @@ class Limits:
     max_query_queue_tokens: int
     """The same for ``input_type`` query."""
     max_body_bytes: int
+    max_chars_per_text: int
+    """Without the white space around it: a longer one is too long, however few tokens it has."""
 
 
 def vectors_body(

@@ -103,14 +103,19 @@ def _check_encodable(texts: Sequence[str]) -> None:
 
 def _cut(index: int, text: str, truncate: bool, backend: Backend) -> tuple[str, bool]:
     """Return what is tokenised of ``text``, and whether that is not all of it."""
-    longest = backend.max_tokens * _CHARS_PER_TOKEN
+    longest = max_chars(backend)
     if len(text) <= longest:
         return text, False
     # White space around a text may not push the text itself out of what is looked at.
     text = text.strip()
     if len(text) > longest and not truncate:
-        raise _too_long(index, f"{len(text)} characters", backend)
+        raise _too_long(index, f"{len(text)} characters, more than {longest}", backend)
     return text[:longest], len(text) > longest
+
+
+def max_chars(backend: Backend) -> int:
+    """Return how many characters of a text, white space around it aside, are tokenised at most."""
+    return backend.max_tokens * _CHARS_PER_TOKEN
 
 
 def _tokenised(

@@ -13,7 +13,7 @@ from embedding_service.api.answers import Limits
 from embedding_service.api.jobs import parsed
 from embedding_service.backend.base import InputType, Prompts, TokenIds
 from embedding_service.backend.fake import FakeBackend
-from embedding_service.engine.admission import AdmissionLimits, Admitted, admit
+from embedding_service.engine.admission import AdmissionLimits, Admitted, admit, max_chars
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.engine.stats import Stats
@@ -73,6 +73,13 @@ def test_a_text_that_is_cut_before_it_is_counted_is_said_to_be_cut() -> None:
     found = admitted("x" * 3000, "a", truncate=True)
 
     assert found.truncated == [True, False]
+
+
+def test_a_text_of_few_tokens_is_told_how_many_characters_it_may_have() -> None:
+    assert len(admitted("x" * max_chars(BACKEND)).ids[0]) == 5
+
+    with pytest.raises(TextTooLong, match="text 0 has 257 characters, more than 256; the model"):
+        admitted("x" * 257)
 
 
 def test_white_space_before_a_text_does_not_hide_it() -> None:

@@ -311,6 +311,7 @@ def test_info_tells_space_prompts_and_limits(fake_service: ServiceProcess) -> No
         "max_queue_tokens": 2_097_152,
         "max_query_queue_tokens": 262_144,
         "max_body_bytes": 65_536,
+        "max_chars_per_text": 2048,
     }
 
 

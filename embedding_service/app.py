@@ -45,8 +45,9 @@ _ACCELERATOR_BATCH = BatchLimits(
     pass_tokens=4096,
     padding_cost=0.1,
 )
-# Up to this length attention is the smaller part of the work; batches of longer texts hold fewer
-# padded tokens, in proportion.
+# Up to this length attention is the smaller part of the work, a third of that of the matrices in
+# nomic's, and padded tokens alone bound a batch. Batches of longer texts hold fewer of them, in
+# proportion, so that none takes much longer than a full one of ordinary texts.
 _ATTENTION_LENGTH = 2048
 # Parsing and tokenising take memory beside a body's own, and cores from the model: not more than
 # half of them, so that a pass does not take twice as long whenever a bulk load arrives.

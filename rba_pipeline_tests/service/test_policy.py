@@ -44,12 +44,12 @@ def test_next_batch(lengths: list[int], expected: list[int]) -> None:
     assert next_batch(lengths, LIMITS) == expected
 
 
-def test_attention_bounds_a_batch_of_long_texts() -> None:
-    limits = BatchLimits(max_texts=8, max_padded_tokens=4000, max_attention=500 * 500 * 3)
+def test_attention_bounds_a_batch_of_long_texts_only() -> None:
+    limits = batch_limits(read_settings(max_batch_tokens=32_768), FakeBackend(max_tokens=8192))
 
-    assert next_batch([500] * 8, limits) == [0, 1, 2]
-    assert next_batch([100] * 8, limits) == list(range(8))
-    assert next_batch([2000, 2000], limits) == [0]
+    batches = [next_batch([length] * 32, limits) for length in (1024, 2048, 4096, 8192)]
+
+    assert [len(batch) for batch in batches] == [32, 16, 4, 1]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def _counters(figures: Snapshot) -> Iterator[Metric]:
         yield CounterMetricFamily(f"embedding_{name}", meaning, value=value)
     padded = figures["padded_tokens"]
     padding = 1 - figures["tokens"] / padded if padded else 0.0
-    yield _gauge("embedding_padding_ratio", "Share of padding in the tokens computed.", padding)
+    meaning = "Share of padding in the tokens computed; attention's is in the pairs."
+    yield _gauge("embedding_padding_ratio", meaning, padding)
     longest = figures["longest_batch_s"]
     yield _gauge("embedding_longest_batch_seconds", "The longest forward pass so far.", longest)
     in_flight = figures["requests_in_flight"]

@@ -30,6 +30,7 @@ def work_of(
 ) -> dict[str, float]:
     """Return the share of padding in the tokens computed, and of time that the models were busy.
 
+    The padding of attention is not in the share: the service counts it in pairs of tokens.
     Whatever the service did for other callers meanwhile is in both. Empty where it does not say.
     """
     # One that was restarted counts from 0 again.

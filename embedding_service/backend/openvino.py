@@ -80,6 +80,8 @@ class Compiled:
     """A graph with one stream of ``threads`` threads: one pass at a time has all the cores."""
 
     def __init__(self, graph: Path, precision: Precision, threads: int) -> None:
+        # Anew at each start, in 0.8 s for bf16 and 1.4 s for int8 (nomic-shaped, two cores): from a
+        # CACHE_DIR of its own it takes 0.5 and 0.4 s, and 200 to 260 MiB more of the disk.
         self._compile = partial(
             openvino.Core().compile_model, graph, "CPU", properties(precision, threads)
         )

@@ -61,5 +61,6 @@ def configure(log_format: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
     # What it says at INFO is said by us, or is noise.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -128,6 +129,7 @@ def load(folder: ModelFolder, device: str) -> Loaded:
     Raises:
         ModelRefused: The folder holds no model that we can serve faithfully.
     """
+    _log_as_we_do()
     model = _sentence_transformer(folder, device)
     _check_steps(model)
     config = folder.json("config.json")
@@ -163,6 +165,13 @@ def whole_tokenizer(folder: ModelFolder) -> bytes:
     """
     found = folder.json("tokenizer.json") | {"truncation": None, "padding": None}
     return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _log_as_we_do() -> None:
+    """Take the library's own ways to standard error away, where every line has our log's form."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_default_handler()
+    transformers.utils.logging.enable_propagation()
 
 
 def _sentence_transformer(folder: ModelFolder, device: str) -> SentenceTransformer:

@@ -101,7 +101,7 @@ def _downloaded(name: str, revision: str | None) -> ModelFolder:
         )
     # Only here: importing it takes a while, and a local model does not need it.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     # Both would write lines of their own form between those of the log.
     disable_progress_bars()

@@ -54,7 +54,8 @@ def nomic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nomic(nomic_folder: Path) -> Iterator[ServiceProcess]:
-    """The tiny model on torch; nobody may stop it."""
+    """The tiny model on torch, its log in JSON; nobody may stop it."""
     on_torch = {"EMBEDDING_RUNTIME": "torch", "EMBEDDING_PRECISION": "fp32"}
-    with ServiceProcess({"EMBEDDING_MODEL": str(nomic_folder), **on_torch}) as service:
+    env = {"EMBEDDING_MODEL": str(nomic_folder), "EMBEDDING_LOG_FORMAT": "json", **on_torch}
+    with ServiceProcess(env) as service:
         yield service

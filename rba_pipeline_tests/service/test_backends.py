@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,6 +334,14 @@ def test_the_tokenizer_handed_out_neither_cuts_nor_pads(models: Models) -> None:
     assert tokenizer.truncation is None
     assert tokenizer.padding is None
     assert len(tokenizer.encode("word " * 1000).ids) == 1002
+
+
+def test_the_library_warns_through_our_log(models: Models) -> None:
+    models.load("nomic", "torch")
+    library = logging.getLogger("transformers")
+
+    assert library.propagate
+    assert not library.handlers
 
 
 def test_an_absent_accelerator_is_refused(models: Models) -> None:

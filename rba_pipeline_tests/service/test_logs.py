@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +89,16 @@ def test_no_text_and_no_key_is_ever_logged(service: ServiceProcess) -> None:
 
     assert SECRET not in service.log
     assert service.key not in service.log
+
+
+def test_a_warning_is_a_line_like_the_others() -> None:
+    warn = "import logging, warnings; from embedding_service.logs import configure; "
+    warn += "configure('json'); warnings.warn('old\\nnew')"
+    warned = subprocess.run([sys.executable, "-c", warn], capture_output=True, timeout=WAIT_S)
+
+    [line] = map(json.loads, warned.stderr.splitlines())
+    assert line["level"] == "WARNING"
+    assert "old\nnew" in line["event"]
 
 
 def record(**fields: Any) -> logging.LogRecord:

@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import json
 import random
 import socket
 import time
@@ -195,6 +196,13 @@ def test_a_folder_is_served_with_its_prompts_and_shorter_vectors(nomic: ServiceP
     assert np.abs(document - query).max() > 1e-3
     assert np.abs(query - spelt_out).max() <= MAX_DELTA
     assert embed(nomic, ["text"], dimensions=64).shape == (1, 64)
+
+
+def test_the_libraries_below_write_no_line_of_their_own_form(nomic: ServiceProcess) -> None:
+    lines = [json.loads(line) for line in nomic.log.splitlines()]
+
+    assert all({"time", "level", "event"} <= set(line) for line in lines)
+    assert any(line["event"].startswith("ready on") for line in lines)
 
 
 @pytest.mark.case("S17")

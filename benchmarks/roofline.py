@@ -7,6 +7,14 @@ from pathlib import Path
 
 from benchmarks.reports import Spread
 
+# Of layers, hidden and inner width: as transformers has them, as nomic's authors published theirs,
+# and DistilBERT's.
+_NAMES = (
+    ("num_hidden_layers", "n_layer", "n_layers"),
+    ("hidden_size", "n_embd", "dim"),
+    ("intermediate_size", "n_inner", "hidden_dim"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -22,12 +30,10 @@ class Shape:
     def read(cls, model: Path) -> "Shape":
         """Return the shape that ``config.json`` in the folder ``model`` describes."""
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-        return cls(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            inner=config["intermediate_size"],
-            gated=config["model_type"] == "nomic_bert",
+        layers, hidden, inner = (
+            next(config[name] for name in names if name in config) for names in _NAMES
         )
+        return cls(layers, hidden, inner, gated=config["model_type"] == "nomic_bert")
 
     @property
     def inner_matrices(self) -> int:

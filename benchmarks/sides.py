@@ -1,11 +1,11 @@
 """The two sides of a comparison, the model that both serve, and the texts that both are sent."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.nomic_shaped_model import make_model
 from benchmarks.reports import progress
+from benchmarks.roofline import Shape
 from benchmarks.server_processes import Command
 from benchmarks.texts import CHUNKS, SHORT_TEXTS, Lengths, make_texts, whole_words
 
@@ -52,10 +52,8 @@ def find_model(name: str, cache: Path) -> Model:
 
 def is_nomic_shaped(folder: Path) -> bool:
     """Return whether ``config.json`` in ``folder`` says: 12 layers of nomic's kind, 768 wide."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    layers = config.get("num_hidden_layers", config.get("n_layer"))
-    width = config.get("hidden_size", config.get("n_embd"))
-    return (config.get("model_type"), layers, width) == ("nomic_bert", 12, 768)
+    shape = Shape.read(folder)
+    return (shape.gated, shape.layers, shape.hidden) == (True, 12, 768)
 
 
 def _nomic_shaped(cache: Path) -> Path:

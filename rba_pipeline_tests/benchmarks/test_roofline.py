@@ -1,6 +1,8 @@
 """Operations, batches and shares of the engine benchmark."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,37 @@ def roofline(**figures: float) -> Roofline:
 def test_a_gated_layer_has_seven_matrices() -> None:
     # Four of 4 x 4 and three of 4 x 8, in two layers, two operations for each weight.
     assert SHAPE.matrix_flops(10) == 2 * 10 * 2 * (4 * 16 + 3 * 32)
+
+
+@pytest.mark.parametrize(
+    ("config", "gated"),
+    [
+        pytest.param(
+            {
+                "model_type": "nomic_bert", "num_hidden_layers": 2, "hidden_size": 4,
+                "intermediate_size": 8,
+            },
+            True,
+            id="transformers",
+        ),
+        pytest.param(
+            {"model_type": "nomic_bert", "n_layer": 2, "n_embd": 4, "n_inner": 8},
+            True,
+            id="nomic-as-published",
+        ),
+        pytest.param(
+            {"model_type": "distilbert", "n_layers": 2, "dim": 4, "hidden_dim": 8},
+            False,
+            id="distilbert",
+        ),
+    ],
+)  # fmt: skip
+def test_a_shape_is_read_in_the_layout_of_each_kind_of_model(
+    tmp_path: Path, config: dict[str, object], gated: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    assert Shape.read(tmp_path) == Shape(layers=2, hidden=4, inner=8, gated=gated)
 
 
 def test_attention_is_between_tokens_of_one_text() -> None:

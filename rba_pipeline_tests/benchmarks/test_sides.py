@@ -7,7 +7,10 @@ import pytest
 
 from benchmarks.sides import is_nomic_shaped
 
-NOMIC = {"model_type": "nomic_bert", "num_hidden_layers": 12, "hidden_size": 768}
+NOMIC = {
+    "model_type": "nomic_bert", "num_hidden_layers": 12, "hidden_size": 768,
+    "intermediate_size": 3072,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
 
 
+def has_cuda() -> bool:
+    """Return whether there is a CUDA device on this machine."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, which ``models`` reads."""
     parser.add_argument(
@@ -66,14 +73,16 @@ def add_texts(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_precisions(parser: argparse.ArgumentParser, usual: str) -> None:
-    """Add ``--precisions``."""
+def add_precisions(
+    parser: argparse.ArgumentParser, usual: str | None, *, said: str | None = None
+) -> None:
+    """Add ``--precisions``; ``said`` is what they are by default where that depends on others."""
     parser.add_argument(
         "--precisions",
         type=precisions,
         default=usual,
         metavar="NAMES",
-        help=f"some of {', '.join(PRECISIONS)}; default {usual}",
+        help=f"some of {', '.join(PRECISIONS)}; default {said or usual}",
     )
 
 
@@ -83,14 +92,19 @@ def models(asked: argparse.Namespace) -> Iterator[Model]:
     Raises:
         SystemExit: There is no such model, or it cannot be served.
     """
+    for name in asked.model:
+        yield model(name, asked.cache)
+
+
+def model(name: str, cache: Path) -> Model:
+    """As ``models``, for one of them."""
     from embedding_service.errors import ModelRefused
 
-    asked.cache.mkdir(parents=True, exist_ok=True)
-    for name in asked.model:
-        try:
-            yield find_model(name, asked.cache)
-        except ModelRefused as error:
-            raise SystemExit(str(error)) from error
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        return find_model(name, cache)
+    except ModelRefused as error:
+        raise SystemExit(str(error)) from error
 
 
 def _separated(text: str) -> list[str]:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--texts", type=command_line.positive, default=_TEXTS, metavar="N", help=f"default {_TEXTS}"
     )
     asked = parser.parse_args(arguments)
-    if not _has_cuda():
+    if not command_line.has_cuda():
         print("no CUDA device on this machine: nothing was measured", file=sys.stderr)
         return _NONE
     same = ["--device=cuda", "--model=nomic", f"--cache={asked.cache}"]
@@ -32,12 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compared = service.main([*same, *settings, *_out(asked.out, "service")])
     bounds = ["--setting=64x16", "--precisions=bf16,fp16,fp32"]
     return max(compared, engine.main([*same, *bounds, *_out(asked.out, "engine")]))
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _out(file: Path, name: str) -> list[str]:

@@ -1,37 +1,48 @@
-"""Where a pass of a model spends its time: OpenVINO's own count, by kind of operation.
+"""Where a pass of a model spends its time, by kind of operation, as its runtime counts it.
 
-Says what bounds the loop of ``benchmarks.engine``: the multiplications with the model's weights
-(FullyConnected, or LLMMLP), attention (Subgraph, or ScaledDotProductAttention), or what lies
-between them.
+Says what bounds the loop of ``benchmarks.engine``: the multiplications with the model's weights,
+attention, or what lies between them. On a CPU OpenVINO counts (FullyConnected or LLMMLP are the
+weights, Subgraph or ScaledDotProductAttention is attention), or torch; on CUDA torch does.
 """
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks import command_line
+from benchmarks.counted_pass import ATTENTION, PRODUCTS, Count, by_kind, on_torch
 from benchmarks.reports import progress, table, write_json
 from benchmarks.roofline import Shape
 from benchmarks.sides import Model
+from embedding_service.backend.base import Precision, TokenIds
+from embedding_service.backend.runtimes import choose
+from embedding_service.errors import SettingRefused
 
 # OpenVINO takes together what it can: with AMX the three matrices behind attention in bf16.
-_WEIGHTS = ("FullyConnected", "FullyConnectedQuantizedLegacy", "LLMMLP")
-_ATTENTION = ("Subgraph", "ScaledDotProductAttention")
+_WEIGHTS = ("FullyConnected", "FullyConnectedQuantizedLegacy", "LLMMLP", PRODUCTS)
+_ATTENTION = ("Subgraph", "ScaledDotProductAttention", ATTENTION)
+# A pass as large as the service makes them there.
+_CUDA_TEXTS, _CPU_TEXTS = 54, 3
+# Also where a CPU has no instructions for a precision, OpenVINO computes in it.
+_ANY_CPU = frozenset({"BF16", "FP16"})
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Seconds of one pass by kind of operation; of each kind the least of all passes."""
+    """Seconds of one pass by kind of operation; of each operation the least of all passes."""
 
     model: str
+    runtime: str
+    device: str
+    """``cpu``, or the card's name."""
     precision: str
     texts: int
     tokens: int
     """Of each text."""
     seconds: Mapping[str, float]
+    operations: Mapping[str, float]
+    """The same by the runtime's own names; OpenVINO's are the kinds."""
     weights_flops: int
     attention_flops: int
 
@@ -58,78 +69,101 @@ class Profile:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print one table for each model and precision; return 0."""
-    asked = _parser().parse_args(arguments)
+    asked = _asked(arguments)
     found = []
     for model in command_line.models(asked):
         for precision in asked.precisions:
             found.append(profiled(model, precision, asked))
             size = f"{found[-1].texts} x {found[-1].tokens} tokens"
-            print(f"{model.name} in {precision}, {size}\n")
+            print(f"{model.name} in {precision} on {found[-1].runtime}, {size}\n")
             print(table(["operation", "ms", "share", "GFLOP/s"], found[-1].rows()), end="\n\n")
     write_json(asked.out, "operations", {"profiles": found}, goals=[])
     progress(f"figures: {asked.out}")
     return 0
 
 
-def profiled(model: Model, precision: str, asked: argparse.Namespace) -> Profile:
+def profiled(model: Model, precision: Precision, asked: argparse.Namespace) -> Profile:
     """Return the profile of one batch of ``asked.texts`` texts of ``asked.tokens`` tokens.
 
     They are of fewer tokens where the model takes no more.
     """
     from embedding_service.backend.models import find_model
-    from embedding_service.backend.openvino import OpenVinoBackend
-    from embedding_service.backend.order import Order
-    from embedding_service.backend.preparation import prepared_model
-    from embedding_service.cores import usable_cores
 
-    folder, threads = find_model(model.served_as, None), usable_cores()
-    order = Order(folder, precision, threads, None)  # type: ignore[arg-type]
-    path, prepared = prepared_model(order, (asked.cache / "prepared").resolve())
-    backend = OpenVinoBackend(folder, path, prepared, threads=threads, max_tokens=None)
+    folder = find_model(model.served_as, None)
+    if asked.runtime == "torch":
+        backend, count = on_torch(folder, precision, asked.device)
+    else:
+        from benchmarks.openvino_pass import on_openvino
+
+        backend, count = on_openvino(folder, precision, (asked.cache / "prepared").resolve())
     (ids,) = backend.tokenise([model.texts(1)[0] * 8], "raw")
     batch = [ids[: min(asked.tokens, backend.max_tokens)]] * asked.texts
     shape = Shape.read(model.folder)
     lengths = [len(text) for text in batch]
+    spent = _least(count, batch, passes=asked.rounds)
     return Profile(
         model=model.name,
+        runtime=asked.runtime,
+        device=_device_name(asked.device),
         precision=precision,
         texts=len(batch),
         tokens=lengths[0],
-        seconds=_seconds(path, precision, threads, backend.passed(batch), passes=asked.rounds),
+        seconds=by_kind(spent) if asked.runtime == "torch" else spent,
+        operations=spent,
         weights_flops=shape.matrix_flops(sum(lengths)),
         attention_flops=shape.attention_flops(lengths),
     )
 
 
-def _seconds(
-    folder: Path, precision: str, threads: int, given: Mapping[str, object], *, passes: int
-) -> dict[str, float]:
-    import openvino
+def _device_name(device: str) -> str:
+    if device == "cpu":
+        return device
+    import torch
 
-    from embedding_service.backend.openvino import properties
+    return torch.cuda.get_device_name()
 
-    counting = properties(precision, threads) | {"PERF_COUNT": True}  # type: ignore[arg-type]
-    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", counting)
-    request = compiled.create_infer_request()
-    # The first pass also prepares for the shape.
-    request.infer(dict(given))
+
+def _least(count: Count, batch: Sequence[TokenIds], *, passes: int) -> dict[str, float]:
+    # The first pass also prepares for the shape, and what counts prepares itself.
+    count(batch)
     least: dict[str, float] = {}
     for _ in range(passes):
-        request.infer(dict(given))
-        spent: defaultdict[str, float] = defaultdict(float)
-        for operation in request.get_profiling_info():
-            spent[operation.node_type] += operation.real_time.total_seconds()
-        least = {kind: min(s, least.get(kind, s)) for kind, s in spent.items()}
+        least = {name: min(s, least.get(name, s)) for name, s in count(batch).items()}
     return least
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments, with what they leave out as is usual on their device."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    on_cuda = asked.device == "cuda"
+    asked.runtime = asked.runtime or ("torch" if on_cuda else "openvino")
+    asked.precisions = asked.precisions or (["bf16"] if on_cuda else ["fp32", "bf16", "int8"])
+    asked.texts = asked.texts or (_CUDA_TEXTS if on_cuda else _CPU_TEXTS)
+    try:
+        for precision in asked.precisions:
+            choose(asked.runtime, precision, device=asked.device, openvino=_ANY_CPU)
+    except SettingRefused as error:
+        parser.error(str(error))
+    if on_cuda and not command_line.has_cuda():
+        parser.error("--device cuda: there is none on this machine")
+    return asked
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser("operations", __doc__)
     command_line.add_rounds(parser)
-    command_line.add_models(parser)
-    command_line.add_precisions(parser, "fp32,bf16,int8")
+    command_line.add_device(parser)
     parser.add_argument(
-        "--texts", type=command_line.positive, default=3, metavar="N", help="of a pass; default 3"
+        "--runtime", choices=("openvino", "torch"), help="default openvino, on CUDA torch"
+    )
+    command_line.add_models(parser)
+    command_line.add_precisions(parser, None, said="fp32,bf16,int8, on CUDA bf16")
+    parser.add_argument(
+        "--texts",
+        type=command_line.positive,
+        metavar="N",
+        help=f"of a pass; default {_CPU_TEXTS}, on CUDA {_CUDA_TEXTS}",
     )
     parser.add_argument(
         "--tokens", type=command_line.positive, default=600, metavar="N", help="default 600"

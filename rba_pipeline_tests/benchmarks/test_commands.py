@@ -228,7 +228,6 @@ def test_an_argument_that_means_nothing_is_refused(
     [
         pytest.param(memory, "--rounds=1", id="memory-has-one-round"),
         pytest.param(memory, "--device=cpu", id="memory-is-that-of-a-cpu"),
-        pytest.param(operations, "--device=cpu", id="operations-are-openvinos"),
         pytest.param(gpu, "--device=cuda", id="gpu-is-one"),
     ],
 )

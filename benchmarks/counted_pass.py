@@ -36,7 +36,6 @@ def _kind(name: str) -> str:
 
 def on_torch(folder: ModelFolder, precision: Precision, device: str) -> tuple[Backend, Count]:
     """Return ``folder`` as the service has it on ``device``; a CUDA device counts for itself."""
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     from embedding_service.backend.sentence_transformer import SentenceTransformerBackend
@@ -47,14 +46,13 @@ def on_torch(folder: ModelFolder, precision: Precision, device: str) -> tuple[Ba
     )
     on_cuda = device == "cuda"
     activity = ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU
-    counted = DeviceType.CUDA if on_cuda else DeviceType.CPU
 
     def count(batch: Sequence[TokenIds]) -> dict[str, float]:
         with profile(activities=[activity]) as seen:
             backend.encode(batch)
         spent: defaultdict[str, float] = defaultdict(float)
         for event in seen.events():
-            if event.device_type == counted:
+            if event.device_type.name == activity.name:
                 # On a CPU operations call each other.
                 us = event.time_range.elapsed_us() if on_cuda else event.self_cpu_time_total
                 spent[event.name] += us / 1e6

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from benchmarks.load_generator import LoadFigures
@@ -12,25 +13,59 @@ _SHOWN_SAMPLES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What was seen under load. Sizes are bytes resident in memory."""
+class Sample:
+    """The service at one moment under load."""
 
+    at_s: float
+    """Since the load began."""
+    size: int
+    """Bytes resident in memory."""
+    batches: int
+    """Passes that have ended, those before the load included."""
+    busy_s: float
+    """What they took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was seen of a model. Sizes are bytes resident in memory."""
+
+    model: str
+    precision: str
     idle: int
     peak: int
-    samples: Sequence[tuple[float, int]]
-    """Seconds since the load began, and the size then."""
+    samples: Sequence[Sample]
+    """From before the load and its queries to after them, n ≥ 2."""
     load: LoadFigures
     alone_s: float
     """A query when nothing else is asked for."""
-    query_s: Sequence[float]
-    """Each query under load."""
-    longest_pass_s: float
-    """One of the queries may have come when it had just begun."""
+    queries: Sequence[LoadFigures]
+    """Under load, one after the other, n ≥ 1; each is in a pass of its own."""
+
+    @property
+    def query_s(self) -> list[float]:
+        """Seconds of each query under load."""
+        return [query.seconds for query in self.queries]
+
+    @property
+    def passes(self) -> int:
+        """Passes over texts of the load."""
+        return self.samples[-1].batches - self.samples[0].batches - len(self.queries)
 
     @property
     def pass_s(self) -> float:
-        """Mean seconds of a pass under load: each text of so many tokens has one of its own."""
-        return sum(self.load.compute_s) / self.load.texts
+        """Mean seconds of such a pass."""
+        computed_s = self.samples[-1].busy_s - self.samples[0].busy_s
+        return (computed_s - sum(sum(query.compute_s) for query in self.queries)) / self.passes
+
+    @property
+    def longest_pass_s(self) -> float:
+        """Seconds of the longest pass under load, which a query may have met at its beginning.
+
+        What ended between two neighbouring samples: that may be one or two queries more. The
+        service's own figure is of all its life, and so of the first long text's slow passes.
+        """
+        return max(after.busy_s - before.busy_s for before, after in pairwise(self.samples))
 
     @property
     def usual_patience_s(self) -> float:
@@ -56,15 +91,17 @@ class Figures:
     def rows(self) -> list[list[str]]:
         """Return the lines of the table."""
         return [
+            ["model", f"{self.model} in {self.precision}"],
             ["idle MiB", mib(self.idle)],
             ["peak MiB", mib(self.peak)],
             ["allowed MiB", mib(self.idle + ALLOWED_BYTES)],
-            ["MiB over time", " ".join(mib(size) for _, size in self._shown())],
+            ["MiB over time", " ".join(mib(each.size) for each in self._shown())],
             ["texts of 8,192 tokens", str(self.load.texts)],
             ["seconds", f"{self.load.seconds:.1f}"],
             ["tokens/s", f"{self.load.tokens_per_s:,.0f}"],
             ["refusals", str(self.load.refusals)],
-            ["forward pass, mean, s", f"{self.pass_s:.3f}"],
+            ["texts of a forward pass, mean", f"{self.load.texts / self.passes:.1f}"],
+            ["its seconds, mean", f"{self.pass_s:.3f}"],
             ["the longest, s", f"{self.longest_pass_s:.3f}"],
             ["query alone, s", f"{self.alone_s:.3f}"],
             ["queries under load", str(len(self.query_s))],
@@ -77,6 +114,6 @@ class Figures:
     def _slower_than(self, seconds: float) -> int:
         return sum(taken > seconds for taken in self.query_s)
 
-    def _shown(self) -> Sequence[tuple[float, int]]:
+    def _shown(self) -> Sequence[Sample]:
         step = -(-len(self.samples) // _SHOWN_SAMPLES)
         return self.samples[::step]

@@ -11,8 +11,23 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import engine, gpu, memory, operations, pace, plan, scale, service, start, tune
+from benchmarks import (
+    engine,
+    gpu,
+    memory,
+    operations,
+    pace,
+    plan,
+    quality,
+    scale,
+    service,
+    soak,
+    start,
+    streams,
+    tune,
+)
 from benchmarks.start import imports_s
+from embedding_service.cores import usable_cores
 from rba_pipeline.settings import SAMPLE_CORPUS
 
 
@@ -178,24 +193,86 @@ def test_starts_are_timed_with_and_without_their_imports(cache: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.long
+def test_memory_is_measured_under_a_limit_while_queries_are_answered(cache: Path) -> None:
+    out = cache / "out.json"
+
+    code = memory.main(["--requests=1", f"--cache={cache}", f"--out={out}"])
+
+    written = json.loads(out.read_text())
+    figures = written["figures"]
+    assert (figures["model"], figures["precision"]) == ("tiny", "fp32")
+    assert figures["load"]["texts"] == 32
+    assert figures["queries"]
+    assert figures["idle"] < figures["peak"] <= figures["idle"] + 1_500_000_000
+    # One request finds room.
+    assert code == 1
+    assert not next(goal for goal in written["goals"] if "refusals" in goal["claim"])["met"]
+
+
+@pytest.mark.model
+@pytest.mark.long
+def test_another_precision_is_held_against_fp32_on_real_passages(cache: Path) -> None:
+    out = cache / "out.json"
+    chosen = ["--precisions", "int8", "--passages=2"]
+
+    quality.main([f"--corpus={SAMPLE_CORPUS}", *chosen, "--without-search", f"--out={out}"])
+
+    [found] = json.loads(out.read_text())["comparisons"]
+    assert (found["precision"], found["shares_space"]) == ("int8", False)
+    assert 0.9 < found["least_cosine"] <= found["mean_cosine"] < 1
+
+
+@pytest.mark.model
+@pytest.mark.long
+def test_a_soak_is_measured_after_its_warm_up(cache: Path) -> None:
+    out = cache / "out.json"
+
+    soak.main(["--minutes=0.05", "--warm-up=5", "--callers=2", f"--out={out}"])
+
+    written = json.loads(out.read_text())
+    assert sum(written["requests"].values()) > 5
+    assert len(written["samples"]) >= 3
+    assert written["peak_bytes"] > 50 * 2**20
+
+
+def test_a_benchmark_of_a_device_that_is_not_there_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    code = gpu.main([])
+
+    assert code == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("runtime", "products"),
+    [
+        ("openvino", "FullyConnected"),
+        pytest.param("torch", "products of matrices", marks=pytest.mark.long),
+    ],
+)
 def test_a_pass_is_profiled_by_kind_of_operation(
-    cache: Path, capsys: pytest.CaptureFixture[str]
+    runtime: str, products: str, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ["--model=minilm", "--precisions=fp32", "--rounds=1", "--texts=1", "--tokens=600"]
+    places = [f"--runtime={runtime}", f"--cache={cache}", f"--out={cache / 'out.json'}"]
 
-    code = operations.main([*sizes, f"--cache={cache}", f"--out={cache / 'out.json'}"])
+    code = operations.main([*sizes, *places])
 
     assert code == 0
     title, *rows = capsys.readouterr().out.splitlines()
     # The model takes no more.
-    assert title == "minilm in fp32, 1 x 256 tokens"
-    slowest = rows[3].split()
-    assert slowest[0] == "FullyConnected"
-    assert float(slowest[3].replace(",", "")) > 0
+    assert title == f"minilm in fp32 on {runtime}, 1 x 256 tokens"
+    [counted] = [row for row in rows if row.startswith(products + " ")]
+    assert float(counted.split()[-1].replace(",", "")) > 0
 
 
 @pytest.mark.parametrize(
-    "module", [service, engine, operations, memory, start, gpu, pace, plan, scale, tune]
+    "module", [service, engine, operations, streams, memory, start, gpu, pace, plan, scale, tune]
 )
 def test_every_benchmark_says_what_it_does(
     module: object, capsys: pytest.CaptureFixture[str]
@@ -238,6 +315,38 @@ def test_an_option_that_would_change_nothing_is_refused(
         module.main([argument])
 
     assert f"unrecognized arguments: {argument}" in capsys.readouterr().err
+
+
+@pytest.mark.model
+@pytest.mark.long
+def test_streams_and_threads_are_measured_in_turns(cache: Path) -> None:
+    out = cache / "out.json"
+    chosen = ["--model=minilm", "--precisions=fp32", "--rounds=2", "--texts=2"]
+
+    code = streams.main([*chosen, f"--cache={cache}", f"--out={out}"])
+
+    assert code == 0
+    served, *others = json.loads(out.read_text())["layouts"]["minilm"]["fp32"]
+    assert served["layout"] == {"streams": 1, "threads": usable_cores()}
+    for each in (served, *others):
+        assert len(each["bulk_s"]) == len(each["query_s"]) == 2
+        assert min(*each["bulk_s"], *each["query_s"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--runtime=torch", "--precisions=int8"], "EMBEDDING_PRECISION", id="int8"),
+        pytest.param(["--device=cuda", "--runtime=openvino"], "EMBEDDING_RUNTIME", id="openvino"),
+    ],
+)
+def test_a_profile_of_what_no_service_computes_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        operations.main(arguments)
+
+    assert said in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:

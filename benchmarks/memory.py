@@ -1,7 +1,7 @@
 """Peak memory under far too much work: 8 requests at once, each of 32 texts of 8,192 tokens.
 
 The service may use 1.5 GB more than it does when idle, and half of the texts may wait. All texts
-of a request would go in one pass, which takes more than that: what bounds a pass is the memory.
+of a request would go in one pass, for which 3.6 GB were seen: what bounds passes is the memory.
 Refused requests come again after the time that they were told. Meanwhile somebody asks short
 queries, one after the other. The default model is a tiny nomic-shaped one (2 layers, 128 wide).
 """

@@ -52,6 +52,11 @@ def _split(command: list[str]) -> tuple[tuple[str, ...], list[str]]:
     return tuple(command[:first]), [word for word in command if word.startswith("--")]
 
 
+def _interpolated(text: str, **environment: str) -> str:
+    """Return what compose makes of ``text``; a variable that is empty has its default."""
+    return re.sub(r"\$\{(\w+):-(.*?)\}", lambda it: environment.get(it[1]) or it[2], text)
+
+
 def test_the_file_fits_the_compose_specification() -> None:
     done = subprocess.run(
         [_script("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE)],
@@ -114,6 +119,34 @@ def test_no_variable_of_the_file_is_taken_for_misspelt() -> None:
 
     assert {"RBA_DATABASE_PASSWORD", "RBA_PUBLICATIONS"} <= named
     assert named - {"TORCH_INDEX"} <= known_variables()
+
+
+@pytest.mark.parametrize("drain_s", ["", "600"])
+def test_a_container_may_take_longer_to_stop_than_its_service_drains(drain_s: str) -> None:
+    written = SERVICES["embedding-service"]["stop_grace_period"]
+
+    grace = re.fullmatch(r"(\d+)m(\d+)s", _interpolated(written, EMBEDDING_DRAIN_SECONDS=drain_s))
+
+    assert grace is not None, written
+    draining = float(drain_s or Settings.model_fields["drain_seconds"].default)
+    assert 60 * int(grace[1]) + int(grace[2]) >= draining + 10
+
+
+def test_a_model_of_this_machine_is_seen_in_the_container_and_not_written_to() -> None:
+    volumes = SERVICES["embedding-service"]["volumes"]
+    (models,) = [each for each in volumes if "RBA_MODELS" in each]
+
+    assert _interpolated(models, RBA_MODELS="./ours") == "./ours:/srv/models:ro"
+
+
+def test_every_volume_that_is_no_folder_is_declared() -> None:
+    used = {
+        _interpolated(volume).partition(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+    }
+
+    assert {name for name in used if not name.startswith(".")} == set(FILE["volumes"])
 
 
 def test_no_secret_has_a_default() -> None:

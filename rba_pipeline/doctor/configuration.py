@@ -13,7 +13,7 @@ ABOUT = "configuration"
 _PREFIXES = ("RBA_", "EMBEDDING_")
 # Read by commands, and by docker-compose.yml, which has the same file .env.
 _OTHERS = {
-    "RBA_PROJECT", "RBA_WEBSERVER_PORT", "RBA_DATABASE_PASSWORD", "RBA_PUBLICATIONS",
+    "RBA_PROJECT", "RBA_WEBSERVER_PORT", "RBA_DATABASE_PASSWORD", "RBA_PUBLICATIONS", "RBA_MODELS",
 }  # fmt: skip
 # Of the service, which reads the same file .env; a test holds them against its own settings.
 SERVICE_VARIABLES = {

@@ -15,11 +15,12 @@ MODEL = "all-MiniLM-L6-v2"
 @pytest.mark.parametrize(
     "measured_s",
     [
-        pytest.param(180, id="five-minutes", marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
-        pytest.param(3480, id="an-hour", marks=[pytest.mark.full, pytest.mark.timeout(5400)]),
+        pytest.param(180, id="3-minutes", marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
+        pytest.param(3480, id="58-minutes", marks=[pytest.mark.full, pytest.mark.timeout(5400)]),
     ],
 )
 def test_memory_is_flat_under_mixed_load(measured_s: int) -> None:
+    """After a warm-up of about two minutes: five minutes of load in all, or an hour."""
     command = Command("embedding_service", environment={"EMBEDDING_MODEL": MODEL})
 
     counts, samples, _ = soak(

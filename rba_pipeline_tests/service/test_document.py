@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,27 +16,40 @@ from rba_pipeline_tests.service_process import ServiceProcess
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
-def document_of_this_model(service: ServiceProcess) -> str:
-    """The document is the same for all models; here it says what the fake one is and gives."""
+def document_of(service: ServiceProcess, model: str, dimensions: Sequence[int]) -> str:
+    """The document is the same for all models; here it says what one of them is and gives."""
     url = f"{service.url}/openapi.json"
     found = requests.get(url, headers=service.headers, timeout=WAIT_S).json()
     for path in ("/embeddings", "/v1/embeddings"):
         body = found["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        body["schema"]["properties"]["model"] = {"enum": ["fake", "default", None]}
-        body["schema"]["properties"]["dimensions"] = {"enum": [4, 8, None]}
+        body["schema"]["properties"]["model"] = {"enum": [model, "default", None]}
+        body["schema"]["properties"]["dimensions"] = {"enum": [*dimensions, None]}
     return json.dumps(found)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("module", "model", "dimensions"),
+    [
+        pytest.param(FAKE, "fake", [4, 8], id="fake"),
+        pytest.param(
+            "embedding_service",
+            "all-MiniLM-L6-v2",
+            [384],
+            id="minilm",
+            marks=[pytest.mark.model, pytest.mark.long],
+        ),
+    ],
+)
 def test_hundreds_of_requests_made_from_the_document_are_answered_as_it_says(
-    tmp_path: Path,
+    tmp_path: Path, module: str, model: str, dimensions: Sequence[int]
 ) -> None:
     """Schemathesis makes them, valid and invalid, the same ones each time."""
     limits = {"EMBEDDING_MAX_TEXTS": "100", "EMBEDDING_MAX_BODY_BYTES": "65536"}
-    with ServiceProcess(limits, module=FAKE) as service:
+    with ServiceProcess(limits, module=module) as service:
         document = tmp_path / "openapi.json"
-        document.write_text(document_of_this_model(service))
+        document.write_text(document_of(service, model, dimensions))
         tried = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG)),

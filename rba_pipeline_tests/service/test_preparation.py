@@ -118,6 +118,18 @@ def test_a_damaged_model_is_made_again(nomic_folder: Path, cache: Path, tmp_path
     assert read_prepared(target) == expected
 
 
+@pytest.mark.long
+def test_int8_is_the_same_space_whenever_and_with_how_many_threads_it_is_made(
+    nomic_folder: Path, tmp_path: Path
+) -> None:
+    usual = dataclasses.replace(order_of(nomic_folder), precision="int8")
+
+    _, alone = prepared_model(dataclasses.replace(usual, threads=1), tmp_path / "alone")
+    _, again = prepared_model(usual, tmp_path / "again")
+
+    assert again.weights_sha256 == alone.weights_sha256
+
+
 @pytest.mark.parametrize(("like_fp32", "precision"), [(True, "fp32"), (False, "bf16")])
 def test_bf16_shares_the_space_of_fp32_only_where_it_was_seen_to_keep_it(
     nomic_folder: Path, cache: Path, like_fp32: bool, precision: str

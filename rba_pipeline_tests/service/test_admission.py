@@ -173,6 +173,7 @@ def test_a_request_for_which_there_is_no_room_is_not_tokenised_to_its_end() -> N
     limits = Limits(
         max_texts=100,
         max_tokens_per_text=64,
+        max_chars_per_text=20_000,
         max_batch_tokens=48,
         server_batch_size=4,
         max_queue_tokens=120,

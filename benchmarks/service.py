@@ -7,6 +7,7 @@ two cores for the nomic-shaped model; running results are on stderr.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,27 +134,19 @@ def _cell(side: str, setting: Setting, texts: Sequence[str], plan: Plan, number:
             command(side, plan.model, device=plan.device, cache=plan.cache)
         ) as server:
             send_all(server.url, texts[:_WARM_UP_TEXTS], setting)
-            before = padding_counters(server.url, side)
+            before = _counters(server.url, side)
             load = send_all(server.url, texts, setting)
-            after = padding_counters(server.url, side)
-            share = _share(before, after)
-            return Cell(side, str(setting), number, load, server.peak_rss(), share)
+            spent = _counters(server.url, side) - before
+            return Cell(side, str(setting), number, load, server.peak_rss(), spent)
     except (LoadFailed, ServerBroken, requests.RequestException) as error:
-        return Cell(side, str(setting), number, None, 0, None, failure=str(error))
+        return Cell(side, str(setting), number, None, 0, {}, failure=str(error))
 
 
-def padding_counters(url: str, side: str) -> tuple[int, int] | None:
-    """Return our server's tokens computed, without and with what fills passes up."""
+def _counters(url: str, side: str) -> Counter[str]:
+    """Return what our server's model did until now; the reference does not say."""
     if side == REFERENCE:
-        return None
-    stats = requests.get(f"{url}/health", timeout=60).json()["stats"]
-    return stats["tokens"], stats["padded_tokens"]
-
-
-def _share(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:
-    if before is None or after is None or after[1] == before[1]:
-        return None
-    return 1 - (after[0] - before[0]) / (after[1] - before[1])
+        return Counter()
+    return Counter(requests.get(f"{url}/health", timeout=60).json()["stats"])
 
 
 def _said(cell: Cell) -> str:

@@ -1,6 +1,6 @@
 """The table of ``benchmarks.service`` and what it has to say about the goals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -35,8 +35,21 @@ class Cell:
     round: int
     load: LoadFigures | None
     peak_rss: int
-    padding_share: float | None
+    spent: Mapping[str, float]
+    """What our server's model did for the load, as its ``/health`` counts; empty of others."""
     failure: str = ""
+
+    @property
+    def filling(self) -> float | None:
+        """Share of the tokens computed that were there to fill passes up."""
+        computed = self.spent.get("padded_tokens")
+        return 1 - self.spent["tokens"] / computed if computed else None
+
+    @property
+    def busy_share(self) -> float | None:
+        """Share of the load's seconds in which the model computed."""
+        busy_s = self.spent.get("busy_s")
+        return busy_s / self.load.seconds if busy_s and self.load else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +102,15 @@ class Report:
     def _table(self) -> str:
         headings = ["side", "setting", "texts/s", "tokens/s", "× reference", "p50 s", "peak MiB"]
         rows = [self._row(side, setting) for setting in self._settings() for side in self._sides()]
-        return table([*headings, "filling", "refusals"], rows)
+        return table([*headings, "filling", "model busy", "refusals"], rows)
 
     def _row(self, side: str, setting: str) -> list[str]:
         cells, loads = self._whole(side, setting), self._loads(side, setting).values()
         if not loads:
-            return [side, setting, *["-"] * 7]
+            return [side, setting, *["-"] * 8]
         ratio = None if side == REFERENCE else self._ratio((side, setting), (REFERENCE, setting))
-        shares = [cell.padding_share for cell in cells if cell.padding_share is not None]
+        filling = [cell.filling for cell in cells if cell.filling is not None]
+        busy = [cell.busy_share for cell in cells if cell.busy_share is not None]
         return [
             side,
             setting,
@@ -105,7 +119,8 @@ class Report:
             str(ratio) if ratio else "-",
             str(Spread.of([load.p50_s for load in loads])),
             str(Spread.of([cell.peak_rss / 2**20 for cell in cells])),
-            f"{max(shares):.1%}" if shares else "-",
+            f"{max(filling):.1%}" if filling else "-",
+            str(Spread.of(busy)) if busy else "-",
             str(sum(load.refusals for load in loads)),
         ]
 

@@ -35,7 +35,8 @@ def _least(counts: Counts | int, per_octave: int, largest_step: int) -> Counts:
     counts = np.asarray(counts, dtype=np.int64)
     octave = 1 << (np.frexp(counts)[1].astype(np.int64) - 1)
     step = np.clip(octave // per_octave, 1, largest_step)
-    return -(-counts // step) * step
+    sizes: Counts = -(-counts // step) * step
+    return sizes
 
 
 def packed(

@@ -1,5 +1,7 @@
 """What the table of the service benchmark says about its goals."""
 
+import dataclasses
+
 import pytest
 
 from benchmarks.load_generator import LoadFigures
@@ -11,11 +13,11 @@ def cell(side: str, setting: str, texts_per_s: float, peak_mib: int = 100, numbe
     load = LoadFigures(
         texts=8, tokens=800, seconds=8 / texts_per_s, request_s=(1.0,), compute_s=(0.5,), refusals=0
     )
-    return Cell(side, setting, number, load, peak_mib * 2**20, None)
+    return Cell(side, setting, number, load, peak_mib * 2**20, {})
 
 
 def failed(side: str, setting: str, number: int = 0) -> Cell:
-    return Cell(side, setting, number, None, 0, None, failure="out of memory")
+    return Cell(side, setting, number, None, 0, {}, failure="out of memory")
 
 
 def report_of(kind: str, cells: list[Cell], device: str = "cpu") -> Report:
@@ -41,6 +43,18 @@ def test_ours_is_held_against_the_reference_of_the_same_setting() -> None:
     assert found["bf16 at 16x4, times the reference"].found == pytest.approx(8)
     assert found["bf16: peak RSS at 16x4, share of the reference's"].met
     assert found["bf16: worst setting against the best, tokens/s"].found is None
+
+
+def test_what_the_model_did_for_a_load_is_in_the_table() -> None:
+    ours = cell("bf16", "4x2", 2)
+    spent = {"tokens": 800, "padded_tokens": 1000, "busy_s": 3.0}
+    report = report_of("", [dataclasses.replace(ours, spent=spent), cell("reference", "4x2", 1)])
+
+    [found] = [line.split() for line in report.text().splitlines() if line.startswith("bf16 ")]
+
+    # Of eight texts at two a second, four seconds; the reference does not say.
+    assert found[-3:] == ["20.0%", "0.75", "0"]
+    assert cell("reference", "4x2", 1).busy_share is None
 
 
 def test_short_texts_compare_the_best_setting_of_each_side() -> None:

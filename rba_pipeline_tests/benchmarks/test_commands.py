@@ -64,6 +64,7 @@ def test_ours_and_the_reference_are_measured_in_turns(
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_fixed_settings_and_the_pace_that_is_found_send_every_passage(cache: Path) -> None:
     out = cache / "out.json"
     chosen = ["--model=minilm", "--precision=fp32", "--settings=2x2", "--texts=6", "--rounds=1"]

@@ -136,7 +136,7 @@ def _cell(side: str, setting: Setting, texts: Sequence[str], plan: Plan, number:
             send_all(server.url, texts[:_WARM_UP_TEXTS], setting)
             before = _counters(server.url, side)
             load = send_all(server.url, texts, setting)
-            spent = _counters(server.url, side) - before
+            spent = dict(_counters(server.url, side) - before)
             return Cell(side, str(setting), number, load, server.peak_rss(), spent)
     except (LoadFailed, ServerBroken, requests.RequestException) as error:
         return Cell(side, str(setting), number, None, 0, {}, failure=str(error))

@@ -61,6 +61,7 @@ def test_ours_and_the_reference_are_measured_in_turns(
     ]  # fmt: skip
     assert cells[0]["load"]["tokens"] == cells[1]["load"]["tokens"] > 0
     assert min(cell["peak_rss"] for cell in cells) > 0
+    assert [sorted(cell["spent"])[:2] for cell in cells] == [[], ["batches", "busy_s"]]
 
 
 @pytest.mark.model

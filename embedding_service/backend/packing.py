@@ -15,15 +15,15 @@ Counts = NDArray[np.int64]
 
 # A runtime makes code for each number of tokens and keeps it. On two cores with AMX that took 7 to
 # 10 ms in bf16 and 40 ms in int8 of MiniLM, as long as a pass over 16 short texts; that the table
-# is new took 1 ms. So sizes are few: up to 2,048 tokens at most 72. Whoever forms a batch knows
+# is new took 1 ms. So sizes are few: up to 2,048 tokens at most 80. Whoever forms a batch knows
 # them, and fills most of them.
-_SIZES_PER_OCTAVE, LARGEST_STEP = 8, 128
+_SIZES_PER_OCTAVE, _LARGEST_STEP = 8, 64
 _WIDTHS_PER_OCTAVE, LARGEST_WIDTH_STEP = 16, 32
 
 
 def pass_size(tokens: Counts | int) -> Counts:
-    """Return the least size of a pass that holds ``tokens`` ≥ 1: at most 1/8, or 127, more."""
-    return _least(tokens, _SIZES_PER_OCTAVE, LARGEST_STEP)
+    """Return the least size of a pass that holds ``tokens`` ≥ 1: at most 1/8, or 63, more."""
+    return _least(tokens, _SIZES_PER_OCTAVE, _LARGEST_STEP)
 
 
 def table_width(longest: int) -> int:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# torch on an accelerator; torch on a CPU; OpenVINO; C++ in either.
-_SAID = ("out of memory", "can't allocate memory", "Failed to allocate", "bad_alloc")
+# torch on an accelerator; torch on a CPU, or an operation of OpenVINO; OpenVINO; C++ in either.
+_SAID = ("out of memory", "can't alloc", "Failed to allocate", "bad_alloc")
 
 
 @contextmanager

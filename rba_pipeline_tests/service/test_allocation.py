@@ -19,6 +19,11 @@ from embedding_service.backend.allocation import memory_is_told_apart
             "Failed to allocate 67108864 bytes of memory\n",
             id="openvino",
         ),
+        pytest.param(
+            "Exception from src/plugins/intel_cpu/src/node.cpp:823:\n"
+            "[CPU] Transpose node with name 'Transpose_14980' can't alloc\n",
+            id="openvino-operation",
+        ),
         pytest.param("std::bad_alloc", id="c++"),
     ],
 )

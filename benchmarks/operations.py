@@ -1,8 +1,8 @@
 """Where a pass of a model spends its time, by kind of operation, as its runtime counts it.
 
 Says what bounds the loop of ``benchmarks.engine``: the multiplications with the model's weights,
-attention, or what lies between them. On a CPU OpenVINO counts (FullyConnected or LLMMLP are the
-weights, Subgraph or ScaledDotProductAttention is attention), or torch; on CUDA torch does.
+attention, or what lies between them. On a CPU OpenVINO counts (FullyConnected is the weights,
+Subgraph or ScaledDotProductAttention is attention), or torch; on CUDA torch does.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from embedding_service.backend.base import Precision, TokenIds
 from embedding_service.backend.runtimes import choose
 from embedding_service.errors import SettingRefused
 
-# OpenVINO takes together what it can: with AMX the three matrices behind attention in bf16.
-_WEIGHTS = ("FullyConnected", "FullyConnectedQuantizedLegacy", "LLMMLP", PRODUCTS)
+_WEIGHTS = ("FullyConnected", "FullyConnectedQuantizedLegacy", PRODUCTS)
 _ATTENTION = ("Subgraph", "ScaledDotProductAttention", ATTENTION)
 # A pass as large as the service makes them there.
 _CUDA_TEXTS, _CPU_TEXTS = 54, 3

@@ -39,7 +39,7 @@ class Report:
     long_texts: int
     """Of them beyond ``native_tokens``."""
     left_out: int
-    """Texts that need more memory than there is."""
+    """Texts, each time that one was not compared because there was not enough memory."""
     worst_delta: float
     worst_cosine: float
     bound: str
@@ -184,7 +184,7 @@ class _Callers:
         self.alone = len(known)
         """Batches that were made to learn what is expected."""
         self.left_out = len(everything) - len(known)
-        """Texts for which there is not enough memory."""
+        """Texts, each time that one was not compared."""
         self._wanted = batches
         self._long_times = 0
 
@@ -216,9 +216,13 @@ class _Callers:
         return worst
 
     def _compared(self, chosen: Sequence[int]) -> Deviation:
-        """Return no deviation at all if there was too little memory, this time, for one of them."""
+        """Return no deviation, and count them, if this time one of them did not fit into memory."""
         found = self._ask([self._texts[i] for i in chosen])
-        return Deviation() if found is None else deviation(found, self._expected[chosen])
+        if found is not None:
+            return deviation(found, self._expected[chosen])
+        with self._lock:
+            self.left_out += len(chosen)
+        return Deviation()
 
     def _ask(self, texts: Sequence[TokenIds]) -> Vectors | None:
         """Return None if one of the texts needs more memory than there is."""

@@ -24,7 +24,6 @@ from benchmarks.sides import REFERENCE, SIDES, Model, command
 
 _USUAL_SETTINGS = "4x2,8x4,16x4,32x8"
 _USUAL_SIDES = f"{REFERENCE},bf16,int8"
-_WARM_UP_TEXTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ def _cell(side: str, setting: Setting, texts: Sequence[str], plan: Plan, number:
         with ServerProcess(
             command(side, plan.model, device=plan.device, cache=plan.cache)
         ) as server:
-            send_all(server.url, texts[:_WARM_UP_TEXTS], setting)
+            send_all(server.url, texts[: plan.model.warm_up_texts], setting)
             before = _counters(server.url, side)
             load = send_all(server.url, texts, setting)
             spent = dict(_counters(server.url, side) - before)

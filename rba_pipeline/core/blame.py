@@ -6,11 +6,11 @@ probe of a few words would not do: a service may be well at that, and fail at ev
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from rba_pipeline.core import recovery
-from rba_pipeline.core.embeddings import PASSING_REASONS, Rejection, Text, as_long_as
+from rba_pipeline.core.embeddings import CANARY, PASSING_REASONS, Rejection, Text, as_long_as
 from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
@@ -29,6 +29,7 @@ ANSWERS_TO_JUDGE = 16
 MOST_SUSPECTS = 8
 # As many controls in a row fail for another reason than that the service is wrong by chance only.
 CONTROLS_TO_GIVE_UP = 3
+_SHORTEST = Text("", CANARY, 1)
 
 
 @dataclass(slots=True)
@@ -68,6 +69,11 @@ class Blame:
         """Return whether a text is suspected, and the run has not seen any embedded."""
         return not self.proofs and self.is_open
 
+    @property
+    def has_given_up(self) -> bool:
+        """Return whether as many controls failed in a row as no chance explains."""
+        return self._controls_failed >= CONTROLS_TO_GIVE_UP
+
     def answered(self, batch: Batch) -> None:
         """Take note of texts that were embedded: what failed before, failed by chance."""
         self._embedded += len(batch.texts)
@@ -86,13 +92,15 @@ class Blame:
             self.proofs += 1
             self._controls_failed = 0
 
-    def control(self) -> str:
+    def control(self, failed: Iterable[Text] = ()) -> str:
         """Return a text whose answer shows that the service embeds texts like those suspected.
 
-        It is as long as the longest of them. But if texts were embedded, it is no longer than
-        these: to fail at what is longer may be what a text is put aside for.
+        It is as long as the longest of them, or of those that ``failed`` beside them. But if texts
+        were embedded, it is no longer than these: to fail at what is longer may be what a text is
+        put aside for.
         """
-        longest = max((suspect.text for suspect in self._suspects), key=_tokens)
+        suspected = (suspect.text for suspect in self._suspects)
+        longest = max((*suspected, *failed), key=_tokens, default=self._longest or _SHORTEST)
         return as_long_as(min(longest, self._longest or longest, key=_tokens))
 
     def control_failed(self, error: EmbeddingError) -> EmbeddingError | None:
@@ -103,8 +111,8 @@ class Blame:
         if not (refused or isinstance(error, ServiceUnavailable | ModelFailed)):
             return error
         unproven = [each for each in self._suspects if each.proof > self.proofs]
-        self._controls_failed += 1
-        if not unproven or not (refused or self._controls_failed >= CONTROLS_TO_GIVE_UP):
+        self._controls_failed += CONTROLS_TO_GIVE_UP if refused else 1
+        if not (unproven and self.has_given_up):
             return None
         if any(each.text.text_hash not in self.doubted for each in unproven):
             kind = RequestRejected if refused else ModelFailed

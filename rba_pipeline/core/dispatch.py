@@ -6,7 +6,7 @@ seconds on the caller's monotonic clock.
 
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rba_pipeline.core import recovery
 from rba_pipeline.core.backlog import BacklogSteps
@@ -21,7 +21,14 @@ from rba_pipeline.core.errors import (
     ServiceUnavailable,
     TextRejected,
 )
-from rba_pipeline.core.pacing import Answered, Pace, after_answer, after_refusal, for_backlog
+from rba_pipeline.core.pacing import (
+    Answered,
+    Pace,
+    after_answer,
+    after_refusal,
+    after_timeout,
+    for_backlog,
+)
 from rba_pipeline.core.recovery import Batch
 from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, Replicas
 from rba_pipeline.core.silence import FEWEST_FAILURES, Silence
@@ -39,7 +46,8 @@ class Limits:
     Attributes:
         unkept_texts: Most texts that are sent and not yet kept.
         request_tokens: Most tokens that the service takes in one request.
-        outage_s: How long a run goes on without any answer while requests fail.
+        outage_s: How long a run goes on without any answer while requests fail; and after how long
+            without one to its texts a control has to show that it is the texts.
         address_tokens: Most tokens of this run in flight at one address, but for a request that
             is alone there; ``None``: as many as the pace makes.
     """
@@ -84,12 +92,14 @@ class Dispatch:
     _blame: Blame = field(init=False)
     _replicas: Replicas = field(init=False)
     _silence: Silence = field(init=False)
+    _fruitless: Silence = field(init=False)
 
     def __post_init__(self) -> None:
         self._unsent = Unsent(self.texts, self.total)
         self._blame = Blame(self.doubted)
         self._replicas = Replicas(self.addresses, self.unreachable)
-        self._silence = Silence(self.limits.outage_s)
+        # Since the last sign of life, and since the last answer to texts.
+        self._silence = self._fruitless = Silence(self.limits.outage_s)
 
     # What is to be done
 
@@ -102,6 +112,10 @@ class Dispatch:
             return self._probe(address)
         if self._blame.is_doubtful:
             return None if self._probes else self._control(now_s)
+        if self._fruitless.verdict(now_s) is not None:
+            # Somebody is well, and nothing is embedded: a control shows whose fault that is, with
+            # nothing beside it, for what takes a service down would take it along.
+            return None if self.is_busy else self._control(now_s)
         if self._in_flight >= self.pace.now.parallel_batches:
             return None
         place, replica = self._due(now_s)
@@ -132,8 +146,8 @@ class Dispatch:
         """Return when ``next_request`` may say more without any answer; ``None``: never."""
         times = list(self._replicas.changes_at())
         times += [batch.not_before_s for batch in self._unsent.again]
-        if self._silence.ends_at_s is not None:
-            times.append(self._silence.ends_at_s)
+        ends = (self._silence.ends_at_s, self._fruitless.ends_at_s)
+        times += [end_s for end_s in ends if end_s is not None]
         return min((time for time in times if time > now_s), default=None)
 
     def obstacles(self, now_s: float) -> dict[str, str]:
@@ -173,7 +187,7 @@ class Dispatch:
         seconds = now_s - request.sent_at_s
         self._replicas.set(replica.answered(request.batch.tokens, request.in_flight, seconds))
         self._blame.answered(request.batch)
-        self._silence = self._silence.broken()
+        self._silence, self._fruitless = self._silence.broken(), self._fruitless.broken()
         self._follow(recovery.after_success(request.batch))
         if self.adaptive:
             answer = Answered(
@@ -189,7 +203,7 @@ class Dispatch:
             case ServiceOverloaded():
                 wait_s = self._wait_s(error, REFUSED_WAIT_S)
                 self._replicas.set(replica.refused(batch.tokens, now_s + wait_s))
-                self._refused(request)
+                self._refused(request, after_refusal)
                 self._unsent.add((batch,))
             case ServiceUnavailable():
                 self._replicas.set(
@@ -197,10 +211,15 @@ class Dispatch:
                 )
                 timed_out = isinstance(error, RequestTimedOut)
                 if timed_out:
-                    self._refused(request)
-                others = timed_out and self._blame.answers > request.answers
-                is_own, seen = request.is_alone or others, self._seen(request, now_s)
-                self._follow(recovery.after_loss(batch, seen, timed_out=timed_out, is_own=is_own))
+                    self._refused(request, after_timeout)
+                then = recovery.after_loss(
+                    batch,
+                    self._seen(request, now_s),
+                    timed_out=timed_out,
+                    is_alone=request.is_alone,
+                    others_answered=self._blame.answers > request.answers,
+                )
+                self._follow(then)
             case ModelFailed():
                 # Who looks for a bad text expects failures: they say nothing of the address.
                 self._replicas.set(
@@ -214,6 +233,12 @@ class Dispatch:
                 # At once: should all texts be refused, one that is alone shows it soon.
                 self._unsent.again[:0] = recovery.halves(batch)
                 return
+            case RequestTooLarge() if error.code and self._seen(request, now_s).elsewhere(batch):
+                # Machines differ in how much fits into their memory.
+                self._replicas.set(replica.returned(batch.tokens))
+                failed_at = batch.failed_at | {request.address}
+                self._unsent.again.insert(0, replace(batch, failed_at=failed_at))
+                return
             case RequestTooLarge() if error.code:
                 self._rejected(request, 0, "too_large")
                 return
@@ -224,7 +249,7 @@ class Dispatch:
                 self._replicas.set(replica.returned(batch.tokens))
                 self.failure = self.failure or error
                 return
-        self._silence = self._silence.after(error, now_s)
+        self._fail_silently(error, now_s)
 
     def probed(self, probe: Probe, error: EmbeddingError | None, now_s: float) -> None:
         """Take note of a probe's end."""
@@ -233,22 +258,31 @@ class Dispatch:
         if error is None:
             self._replicas.set(replica.probed(now_s, is_well=True))
             self._blame.probed(is_control=probe.is_control)
+            self._silence = self._silence.broken()
+            if probe.is_control:
+                self._fruitless = self._fruitless.broken()
             self._judge()
             return
-        if probe.is_control:
-            self.failure = self.failure or self._blame.control_failed(error)
         if isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
             wait_s = 0.0 if isinstance(error, ModelFailed) else self._wait_s(error, 0.0)
             self._replicas.set(replica.probed(now_s, is_well=False, wait_s=wait_s))
-            self._silence = self._silence.after(error, now_s)
+            self._fail_silently(error, now_s)
         elif not probe.is_control:
             self.failure = self.failure or error
+        if probe.is_control:
+            self.failure = self.failure or self._blame.control_failed(error)
+            if self._blame.has_given_up or isinstance(error, ServiceOverloaded):
+                self.failure = self.failure or self._fruitless.verdict(now_s)
 
     def kept(self, texts: int) -> None:
         """Take note that the vectors of so many texts are safe."""
         self._kept += texts
 
     # How
+
+    def _fail_silently(self, error: EmbeddingError, now_s: float) -> None:
+        self._silence = self._silence.after(error, now_s)
+        self._fruitless = self._fruitless.after(error, now_s)
 
     def _due(self, now_s: float) -> tuple[int | None, Replica | None]:
         """Return the place of the first waiting batch for which somebody is able who has not failed
@@ -279,7 +313,10 @@ class Dispatch:
 
     def _control(self, now_s: float) -> Probe | None:
         replica = self._replicas.chosen(now_s)
-        return self._probe(replica.address, self._blame.control()) if replica else None
+        if replica is None:
+            return None
+        failed = [text for batch in self._unsent.again for text in batch.texts]
+        return self._probe(replica.address, self._blame.control(failed))
 
     def _sign_of_life(self, now_s: float) -> Probe | None:
         """Return a probe where nothing goes on, and everything that is left waits for an answer."""
@@ -288,7 +325,7 @@ class Dispatch:
             return None
         if self._blame.is_open:
             return self._control(now_s)
-        self._replicas.suspect_all(now_s)
+        self._replicas.suspect(now_s)
         address = self._replicas.probe(now_s)
         return None if address is None else self._probe(address)
 
@@ -307,10 +344,10 @@ class Dispatch:
             request.address, now_s, blame.answers, blame.proofs, taking_part, blame.chance
         )
 
-    def _refused(self, request: Request) -> None:
+    def _refused(self, request: Request, after: Callable[[Pace, int], Pace]) -> None:
         self.refusals += 1
         if self.adaptive:
-            self.pace = after_refusal(self.pace, request.change)
+            self.pace = after(self.pace, request.change)
 
     def _follow(self, then: recovery.Recovery) -> None:
         self._unsent.add(then.batches)

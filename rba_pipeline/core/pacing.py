@@ -2,7 +2,8 @@
 
 Hill climbing on measured throughput. One setting at a time is tried against the best one known,
 each over some rounds of requests: more of something is kept if it is faster, less of something if
-it is no slower. A refusal or a time-out counts as too much, whatever the throughput.
+it is no slower. A refusal counts as too much, whatever the throughput; so does a time-out, but for
+one amid prompt answers.
 """
 
 from collections.abc import Mapping
@@ -111,6 +112,7 @@ class Pace:
     _windows: int = 0
     _shifted: int = 0
     _latency_s: float = 0.0
+    _was_prompt: bool = False
     _due: Mapping[Move, int] = field(default_factory=lambda: MappingProxyType({}))
     _failures: Mapping[Move, int] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -136,7 +138,9 @@ def fixed(bounds: Bounds, *, timeout_s: float) -> Pace:
 
 def after_answer(pace: Pace, answer: Answered) -> Pace:
     """Return the pace after an answer came."""
-    pace = replace(pace, _since_change=_opened(pace._since_change, answer))
+    is_prompt = answer.at_s - answer.sent_at_s <= LATENCY_SHARE * pace.timeout_s
+    since_change = _opened(pace._since_change, answer)
+    pace = replace(pace, _since_change=since_change, _was_prompt=is_prompt)
     if _is_hopeless(pace, answer.at_s):
         return _given_up(pace, painful=True)
     if answer.change != pace.change:
@@ -178,8 +182,21 @@ def _is_hopeless(pace: Pace, at_s: float) -> bool:
     return elapsed_s > patience_s and since.tokens / elapsed_s * HOPELESS < pace.rate
 
 
+def after_timeout(pace: Pace, change: int) -> Pace:
+    """Return the pace after a request timed out: less of everything, as after a refusal.
+
+    But one that hangs while others are answered promptly says nothing of the pace.
+
+    Args:
+        change: As for ``after_refusal``.
+    """
+    if pace._was_prompt:
+        return replace(pace, _was_prompt=False)
+    return after_refusal(pace, change)
+
+
 def after_refusal(pace: Pace, change: int) -> Pace:
-    """Return the pace after a request was refused, or timed out: less of everything.
+    """Return the pace after a request was refused: less of everything.
 
     Args:
         change: ``Pace.change`` at the moment when the request was sent: the requests of one wave

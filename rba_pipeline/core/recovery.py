@@ -3,7 +3,7 @@
 The text that makes a model fail is found by halving. While the left half of a group that is
 known to hold it is tried, the right half waits; what turns out to be innocent goes out again in
 one request. One bad text among ``n`` costs at most 2 · log2 n further requests for ``n`` ≥ 8, at a
-service that fails at nothing else.
+service that fails at nothing else, and one more for each further address.
 """
 
 import math
@@ -18,11 +18,12 @@ FAILURES_TO_CONVICT, MOST_FAILURES = 3, 12
 BY_CHANCE = 1e-6
 # A smaller group is halved at once: sending it again costs as much as finding the text.
 SENT_AGAIN_ABOVE = 4
-# Requests without a whole answer: halved from the second time-out, and the third lost connection.
-TIME_OUTS_TO_SPLIT, LOSSES_TO_SPLIT = 2, 3
+# Lost connections after which a request is halved; one that takes too long is at once.
+LOSSES_TO_SPLIT = 3
 # After so many losses that may have been others' doing, a batch goes out with nothing beside it.
 LOSSES_TO_GO_ALONE = 2
-# A text is at fault after so many losses that were nobody else's doing.
+# A text is at fault after so many losses that were nobody else's doing, the last with nothing
+# beside it: a slow service makes texts that wait behind others time out, again and again.
 LOSSES_TO_CONVICT = 4
 RESEND_AFTER_S = 0.5
 
@@ -65,8 +66,10 @@ class Batch:
 
     @property
     def goes_alone(self) -> bool:
-        """Return whether it may take the service down, and what is in flight beside it."""
-        return self.losses - self.own_losses >= LOSSES_TO_GO_ALONE
+        """Return whether it may take the service down, and what is in flight beside it; or be
+        found at fault if it fails once more."""
+        is_last = len(self.texts) == 1 and self.own_losses + 1 >= LOSSES_TO_CONVICT
+        return is_last or self.losses - self.own_losses >= LOSSES_TO_GO_ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +161,23 @@ def after_model_failure(batch: Batch, seen: Seen) -> Recovery:
     if first and (len(batch.texts) > SENT_AGAIN_ABOVE or seen.elsewhere(failed)):
         return Recovery((replace(failed, not_before_s=seen.at_s + RESEND_AFTER_S),))
     narrowed = _narrowed(failed, _deferred(batch), frozenset({seen.address}))
-    # The first halving and the last wait for a sign of life: in an outage there is no culprit.
-    if batch.hunt is None or len(narrowed.texts) == 1:
+    # In an outage there is no culprit: the first halving waits for a sign of life.
+    if batch.hunt is None:
         narrowed = replace(narrowed, proof=seen.answers + 1)
     return Recovery((narrowed,))
 
 
-def after_loss(batch: Batch, seen: Seen, *, timed_out: bool, is_own: bool) -> Recovery:
+def after_loss(
+    batch: Batch, seen: Seen, *, timed_out: bool, is_alone: bool, others_answered: bool
+) -> Recovery:
     """Return what follows a request without a whole answer.
 
     Args:
         timed_out: Whether it took too long, or the connection was refused or lost.
-        is_own: Whether it was not others' doing, see ``Batch.own_losses``.
+        is_alone: Whether nothing else was in flight at its address.
+        others_answered: Whether the run saw answers meanwhile.
     """
+    is_own = is_alone or (timed_out and others_answered)
     lost = replace(
         batch,
         losses=batch.losses + 1,
@@ -178,13 +185,13 @@ def after_loss(batch: Batch, seen: Seen, *, timed_out: bool, is_own: bool) -> Re
         failed_at=batch.failed_at | {seen.address},
     )
     if len(batch.texts) == 1:
-        if lost.own_losses < LOSSES_TO_CONVICT or seen.elsewhere(lost):
+        if lost.own_losses < LOSSES_TO_CONVICT or not is_alone or seen.elsewhere(lost):
             return Recovery((lost,))
         reason = "timed_out" if timed_out else "connection_lost"
         suspect = Suspect(batch.texts[0], reason, lost.losses, seen.proofs + 1)
         return Recovery(_fresh(_deferred(batch)), suspect)
     # Fewer texts take less time: no proof is needed to try.
-    if timed_out and lost.losses >= TIME_OUTS_TO_SPLIT:
+    if timed_out:
         return Recovery(halves(replace(lost, losses=0, own_losses=0)))
     if lost.losses >= LOSSES_TO_SPLIT and is_own:
         return Recovery(halves(lost))
@@ -198,7 +205,7 @@ def halves(batch: Batch) -> tuple[Batch, ...]:
     """
     middle = (len(batch.texts) + 1) // 2
     left, right = (
-        Batch(texts, losses=batch.losses, own_losses=batch.own_losses)
+        replace(batch, texts=texts, failures=0, hunt=None)
         for texts in (batch.texts[:middle], batch.texts[middle:])
     )
     return (left, right, *_fresh(_deferred(batch)))

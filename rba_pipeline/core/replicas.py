@@ -162,9 +162,9 @@ class Replicas:
                 return replica.address
         return None
 
-    def suspect_all(self, now_s: float) -> None:
-        """Have every address shown to be well at once."""
-        for replica in self._by_address.values():
+    def suspect(self, now_s: float) -> None:
+        """Have the address that would get the next request shown to be well at once."""
+        if (replica := self.chosen(now_s)) is not None:
             self.set(replica.suspected(now_s))
 
     def taking_part(self) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """Texts in, float32 matrix out, from one or several addresses of an embedding service."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from rba_pipeline.resources.service_answers import (
     info_of,
     json_of,
     vectors_of,
+    within_all,
 )
 from rba_pipeline.resources.service_requests import ServiceRequests
 
@@ -66,7 +68,7 @@ class EmbeddingClient:
         self._requests.pause(seconds)
 
     def info(self, insistence: Insistence = BRIEF) -> ServiceInfo:
-        """Return what the addresses that answer agree on.
+        """Return what the addresses that answer agree on, with the least of their limits.
 
         Raises:
             ServiceUnavailable: None of them answers.
@@ -75,10 +77,10 @@ class EmbeddingClient:
 
         def ask() -> ServiceInfo:
             told = ask_all(self.addresses, self._info, lead_s=self._page_s)
-            info = told.one_answer()
+            first = told.one_answer()
             self.unreachable = tuple(told.failures)
             _check_agreement(told.answers)
-            return info
+            return within_all(first, told.answers.values())
 
         return self._insistently(ask, insistence)
 
@@ -91,36 +93,36 @@ class EmbeddingClient:
 
     def busy_s(self) -> float:
         """Return the wall seconds that the engines spent in the model since they started."""
-        return sum(float(stats["busy_s"]) for stats in self._stats())
+        return sum(work.busy_s for work in self.work().values())
 
     def tokens_per_second(self) -> float:
         """Return how fast all engines together are while they work; 0 where none has yet."""
-        figures = [(float(each["tokens"]), float(each["busy_s"])) for each in self._stats()]
-        return sum(tokens / busy_s for tokens, busy_s in figures if busy_s >= _LONG_ENOUGH_S)
+        said = self.work().values()
+        return sum(work.tokens / work.busy_s for work in said if work.busy_s >= _LONG_ENOUGH_S)
 
     def work(self) -> dict[str, Work]:
         """Return what each address did for all its callers, of those that answer and say it."""
-
-        def ask(address: str) -> Work | None:
-            try:
-                stats = json_of(self._get(address, "/health"), address)["stats"]
+        found = dict[str, Work]()
+        for address, stats in self._stats().items():
+            # Advice and pictures would miss it, a run does not need it.
+            with contextlib.suppress(KeyError, TypeError, ValueError):
                 names = ("busy_s", "tokens", "padded_tokens")
-                return Work(*(float(stats[name]) for name in names))
-            except (EmbeddingError, KeyError, TypeError, ValueError):
-                # Only a picture of the run would miss it.
-                return None
+                found[address] = Work(*(float(stats[name]) for name in names))
+        return found
 
-        said = ask_all(self._well(), ask, lead_s=self._page_s).answers
-        return {address: work for address, work in said.items() if work is not None}
+    def _stats(self) -> dict[str, Mapping[str, Any]]:
+        """Return the figures of every address that answers; none of one that does not say them."""
 
-    def _stats(self) -> list[dict[str, Any]]:
-        """Return the figures of every address that answers."""
+        def ask(address: str) -> Mapping[str, Any]:
+            try:
+                stats = json_of(self._get(address, "/health"), address).get("stats")
+            except MAY_PASS:
+                raise
+            except EmbeddingError:
+                stats = None
+            return stats if isinstance(stats, dict) else {}
 
-        def ask(address: str) -> dict[str, Any]:
-            stats: dict[str, Any] = json_of(self._get(address, "/health"), address)["stats"]
-            return stats
-
-        return list(ask_all(self._well(), ask, lead_s=self._page_s).answers.values())
+        return ask_all(self._well(), ask, lead_s=self._page_s).answers
 
     def embed_query(self, query: str, *, info: ServiceInfo) -> NDArray[np.float32]:
         """Return the unit vector of a search, float32 ``(dimensions,)``; a long one is cut."""

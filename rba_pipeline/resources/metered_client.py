@@ -82,7 +82,7 @@ class MeteredClient(EmbeddingClient):
 
     def load(self) -> Load:
         """Return what the service says now; a figure that one address lacks is not known."""
-        stats = self._stats()
+        stats = self._stats().values()
         if not stats:
             return Load(None, None, None, None)
 

@@ -15,10 +15,11 @@ from rba_pipeline.core.errors import (
     DatabaseUnavailable,
 )
 
-# Connection exception; ended by an administrator, crash of another backend, not up yet.
-_LOST = ("08", "57P01", "57P02", "57P03")
-# Serialization failure, deadlock, lock not available, too many connections.
-_BUSY = ("40001", "40P01", "55P03", "53300")
+# Connection exception; ended by an administrator, crash of another backend, not up yet, idle for
+# longer than the server's own bounds allow, in a transaction or outside.
+_LOST = ("08", "57P01", "57P02", "57P03", "57P05", "25P03")
+# Serialization failure, deadlock, completion unknown, lock not available, too many connections.
+_BUSY = ("40001", "40P01", "40003", "55P03", "53300")
 # Disk full, out of memory.
 _FULL = ("53100", "53200")
 # A file-size limit and a broken disk have no state of their own: internal error, I/O error.

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,11 +96,22 @@ def info_of(reply: Reply, address: str) -> ServiceInfo:
         if min(info.space.dimensions, info.max_tokens, info.max_texts) < 1:
             raise ValueError("dimensions, max_tokens and max_texts are 1 or more")
         return info
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ContractBroken(
             f"{address}/info is not that of an embedding_service ({error!r}): check "
             "EMBEDDING_API_URL"
         ) from error
+
+
+def within_all(info: ServiceInfo, told: Iterable[ServiceInfo]) -> ServiceInfo:
+    """Return ``info`` with the least of the limits ``told``: any request may go to any address."""
+    told = list(told)
+    return replace(
+        info,
+        max_texts=min(each.max_texts for each in told),
+        server_batch_size=min(each.server_batch_size for each in told),
+        max_queue_tokens=min(each.max_queue_tokens for each in told),
+    )
 
 
 def vectors_of(

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
 from rba_pipeline.core.dispatch import Dispatch, Limits
 from rba_pipeline.core.embeddings import Text
-from rba_pipeline.core.errors import EmbeddingError
-from rba_pipeline.core.pacing import fixed
+from rba_pipeline.core.errors import EmbeddingError, RequestTimedOut
+from rba_pipeline.core.pacing import fixed, started
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tasks import Probe, Request
 
 ANSWER_S = 0.1
+TIMEOUT_S = 30.0
 
 # What a control is called: a text that is none of the run's.
 CONTROL = "control"
@@ -65,16 +66,27 @@ def run(
     request_tokens: int = 1 << 30,
     doubted: Collection[str] = (),
     address_tokens: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    adaptive: bool = False,
+    seconds_per_text: float = 0.0,
 ) -> Run:
-    """Let all texts go through ``service``; vectors are kept at once."""
-    wanted = list(wanted)
+    """Let all texts go through ``service``; vectors are kept at once.
+
+    What times out takes ``timeout_s``. An address computes one request after the other if
+    ``seconds_per_text`` says how long, and leaves one whose caller has left.
+    """
+    wanted, free_at_s = list(wanted), dict[str, float]()
+    steps = BacklogSteps.read(USUAL_STEPS)
+    pace = fixed(bounds, timeout_s=timeout_s)
+    if adaptive:
+        pace = started(bounds, timeout_s=timeout_s, backlog=len(wanted), steps=steps)
     dispatch = Dispatch(
         iter(wanted),
         len(wanted),
         addresses,
-        fixed(bounds, timeout_s=30),
-        False,
-        BacklogSteps.read(USUAL_STEPS),
+        pace,
+        adaptive,
+        steps,
         Limits(
             2 * bounds.batch_size * bounds.parallel_batches,
             request_tokens,
@@ -98,8 +110,16 @@ def run(
                 found.most_tokens = max(found.most_tokens, task.in_flight)
             else:
                 found.probes += 1
-            error = service(task.address, names, now_s)
-            heapq.heappush(line, (now_s + ANSWER_S, next(tickets), task, error))
+            error, ends_s = service(task.address, names, now_s), now_s + ANSWER_S
+            if seconds_per_text and error is None:
+                ends_s = max(now_s, free_at_s.get(task.address, 0.0))
+                ends_s += max(len(names), 1) * seconds_per_text
+                if ends_s - now_s > timeout_s:
+                    error, ends_s = RequestTimedOut(f"{timeout_s:g} s"), now_s + timeout_s
+                free_at_s[task.address] = ends_s
+            if isinstance(error, RequestTimedOut):
+                ends_s = now_s + timeout_s
+            heapq.heappush(line, (ends_s, next(tickets), task, error))
         found.most_unkept = max(found.most_unkept, dispatch.unkept)
         if dispatch.is_done:
             break

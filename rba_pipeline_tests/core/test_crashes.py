@@ -15,7 +15,7 @@ from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline_tests.core.simulated_run import ANSWER_S, CONTROL, texts
 
-RESTART_S = 2.0
+RESTARTS_S = [2.0, 90.0]
 SETTINGS = [(32, 8), (16, 2), (4, 2), (1, 2), (8, 4), (1, 1), (1, 8)]
 
 
@@ -38,6 +38,7 @@ class Addresses:
     """
 
     kills: Callable[[Sequence[str]], bool]
+    restart_s: float = 2.0
     line: list[Sent] = field(default_factory=list)
     crashes: int = 0
     free_at_s: dict[str, float] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Addresses:
             self.crashes += 1
             first.is_lost = True
             address = first.task.address
-            self.free_at_s[address] = self.back_at_s[address] = first.ends_s + RESTART_S
+            self.free_at_s[address] = self.back_at_s[address] = first.ends_s + self.restart_s
             for other in self.line:
                 if other.task.address == address:
                     other.ends_s, other.is_lost = first.ends_s, True
@@ -106,14 +107,15 @@ def dispatch_of(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("restart_s", RESTARTS_S)
 @pytest.mark.parametrize("addresses", [("a",), ("a", "b")], ids=len)
 @pytest.mark.parametrize("count", [1, 2, 4, 16, 200])
 @pytest.mark.parametrize(("size", "parallel"), SETTINGS)
 def test_a_text_that_takes_the_service_down_is_found_and_its_neighbours_are_embedded(
-    size: int, parallel: int, count: int, addresses: Sequence[str]
+    size: int, parallel: int, count: int, addresses: Sequence[str], restart_s: float
 ) -> None:
     for bad in {0, count // 2, count - 1}:
-        services = Addresses(lambda names, bad=bad: str(bad) in names)
+        services = Addresses(lambda names, bad=bad: str(bad) in names, restart_s)
         dispatch = dispatch_of(count, size, parallel, addresses)
         embedded = embedded_by(dispatch, services)
 
@@ -150,12 +152,13 @@ def test_a_service_that_falls_over_now_and_then_has_no_text_blamed(
     assert len(set(embedded)) == len(embedded) == 400
 
 
+@pytest.mark.parametrize("restart_s", RESTARTS_S)
 @pytest.mark.parametrize("count", [1, 2, 8, 200])
 @pytest.mark.parametrize(("size", "parallel"), SETTINGS)
 def test_a_service_that_falls_over_everything_but_its_canary_has_no_text_blamed(
-    size: int, parallel: int, count: int
+    size: int, parallel: int, count: int, restart_s: float
 ) -> None:
-    services = Addresses(bool)
+    services = Addresses(bool, restart_s)
     dispatch = dispatch_of(count, size, parallel)
     embedded = embedded_by(dispatch, services)
 

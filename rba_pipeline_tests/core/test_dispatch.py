@@ -147,6 +147,20 @@ def test_one_bad_text_in_the_only_request_is_found_as_fast(place: int) -> None:
     assert found.calls - 1 <= 2 * math.log2(32)
 
 
+@pytest.mark.parametrize(
+    "addresses", [("a",), ("a", "b"), ("a", "b", "c"), ("a", "b", "c", "d")], ids=len
+)
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_it_costs_one_more_for_each_further_address_that_has_to_fail_at_it(
+    size: int, addresses: Sequence[str]
+) -> None:
+    for place in range(size):
+        found = run(poisoned(place), texts(size), bounds=Bounds(size, 2), addresses=addresses)
+
+        assert_each_once(found, size, {str(place)})
+        assert len(found.requests) - 1 <= 2 * math.log2(size) + len(addresses) - 1
+
+
 @pytest.mark.parametrize("bad", [(0, 1), (0, 31), (15, 16), (3, 9, 27), (40, 41, 42)])
 def test_several_bad_texts_are_all_found(bad: tuple[int, ...]) -> None:
     found = run(poisoned(*bad), texts(160), bounds=Bounds(32, 2))
@@ -258,6 +272,17 @@ def test_a_single_text_that_is_too_large_is_quarantined_and_its_neighbours_embed
     assert found.rejected == {"5": "too_large"}
     assert found.controls == 0
     assert_each_once(found, 16, {"5"})
+
+
+def test_a_text_too_large_for_one_address_is_embedded_at_another() -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        is_large = address == "b" and "5" in names
+        return RequestTooLarge("413", "too_large") if is_large else None
+
+    for count in (1, 6, 64):
+        found = run(service, texts(count), bounds=Bounds(8, 2), addresses=("b", "a"))
+
+        assert_each_once(found, count)
 
 
 def test_requests_are_formed_within_the_tokens_that_the_service_takes() -> None:
@@ -384,9 +409,10 @@ def test_an_address_that_comes_back_as_another_service_stops_the_run(error: Embe
     assert found.dispatch.failure is error
 
 
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_tenth_of_all_requests_failing_at_random_loses_nothing_and_blames_nobody(
-    seed: int,
+    seed: int, adaptive: bool
 ) -> None:
     chance = random.Random(seed)
     kinds = [ModelFailed, ServiceUnavailable, ServiceUnavailable, RequestTimedOut]
@@ -394,7 +420,7 @@ def test_a_tenth_of_all_requests_failing_at_random_loses_nothing_and_blames_nobo
     def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
         return chance.choice(kinds)("by chance") if chance.random() < 0.1 else None
 
-    found = run(service, texts(2000), bounds=Bounds(8, 4))
+    found = run(service, texts(2000), bounds=Bounds(8, 4), adaptive=adaptive)
 
     sent = sum(len(names) for _, names in found.requests)
     assert_each_once(found, 2000)

@@ -9,6 +9,7 @@ from rba_pipeline.core.pacing import (
     Pace,
     after_answer,
     after_refusal,
+    after_timeout,
     for_backlog,
     started,
 )
@@ -149,6 +150,19 @@ def test_refusals_lead_down_to_one_text_in_one_request_and_no_further() -> None:
     assert seen == [
         Bounds(8, 1), Bounds(4, 1), Bounds(2, 1), Bounds(1, 1), Bounds(1, 1), Bounds(1, 1)
     ]  # fmt: skip
+
+
+def test_a_time_out_counts_unless_others_are_answered_promptly() -> None:
+    pace, timeout_s = pace_of(Bounds(8, 4)), pace_of().timeout_s
+    late = Answered(pace.change, 0, timeout_s / 2, 8, 800)
+    prompt = Answered(pace.change, 0, timeout_s / 8, 8, 800)
+
+    hung = after_timeout(after_answer(pace, prompt), pace.change)
+
+    assert after_timeout(pace, pace.change).now == Bounds(8, 1)
+    assert after_timeout(after_answer(pace, late), pace.change).now == Bounds(8, 1)
+    assert hung.now == pace.now == Bounds(8, 2)
+    assert after_timeout(hung, hung.change).now == Bounds(8, 1)
 
 
 def test_a_trial_that_is_refused_leads_back_to_the_best_setting() -> None:

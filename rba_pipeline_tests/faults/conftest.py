@@ -41,15 +41,31 @@ def add_documents(
         )
 
 
+# For tests of what a run does both at the pace that it is given and, as by default, at its own.
+AT_EITHER_PACE = pytest.mark.parametrize(
+    "adaptive",
+    [
+        pytest.param("false", id="fixed"),
+        pytest.param("true", id="adaptive", marks=pytest.mark.long),
+    ],
+)
+
+
 @pytest.fixture
-def project(installation: Installation) -> Installation:
+def adaptive() -> str:
+    """Have runs keep the pace that they are given, so that a test may count requests."""
+    return "false"
+
+
+@pytest.fixture
+def project(installation: Installation, adaptive: str) -> Installation:
     """Have two documents of one partition, some sixty chunks, and a database with our schema."""
     installation.environment |= {
         "RBA_CHUNK_TOKENS": "96",
         "RBA_CHUNK_OVERLAP": "0",
         "EMBEDDING_BATCH_SIZE": str(BATCH),
         "EMBEDDING_PARALLEL_BATCHES": str(PARALLEL),
-        "EMBEDDING_ADAPTIVE": "false",
+        "EMBEDDING_ADAPTIVE": adaptive,
         "EMBEDDING_API_TIMEOUT": "20",
         "EMBEDDING_OUTAGE_SECONDS": "20",
     }

@@ -18,7 +18,13 @@ from rba_pipeline.definitions import build_resources
 from rba_pipeline.materialise import PartitionResult
 from rba_pipeline.partitions import partitions_by
 from rba_pipeline.second_chances import retry
-from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION, add_documents
+from rba_pipeline_tests.faults.conftest import (
+    AT_EITHER_PACE,
+    BATCH,
+    PARALLEL,
+    PARTITION,
+    add_documents,
+)
 from rba_pipeline_tests.faults.invariants import (
     check_failure,
     check_invariants,
@@ -51,6 +57,7 @@ def after(delay_s: float, then: Callable[[], None]) -> threading.Timer:
 
 
 @pytest.mark.case("C1")
+@AT_EITHER_PACE
 def test_a_service_that_is_killed_in_a_batch_and_restarted_costs_only_that_batch(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -129,6 +136,7 @@ def test_a_service_that_never_comes_back_ends_the_run_and_blames_no_text(
 
 
 @pytest.mark.case("C3")
+@AT_EITHER_PACE
 def test_a_stalled_service_is_given_up_in_time_and_its_late_answer_is_not_read(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -148,6 +156,32 @@ def test_a_stalled_service_is_given_up_in_time_and_its_late_answer_is_not_read(
     assert failures(results) == []
     assert go_on.is_set()
     check_invariants(project, oracle, results, resent=IN_FLIGHT)
+
+
+@pytest.mark.case("C3")
+@pytest.mark.long
+@pytest.mark.parametrize("outage_s", [2, 20], ids=["shorter-than-the-search", "usual"])
+@AT_EITHER_PACE
+def test_a_text_that_stalls_the_service_each_time_is_found_and_its_neighbours_are_stored(
+    project: Installation, oracle: OracleService, outage_s: int
+) -> None:
+    project.environment |= {
+        "EMBEDDING_API_TIMEOUT": "1",
+        "EMBEDDING_OUTAGE_SECONDS": str(outage_s),
+    }
+    closing = threading.Event()
+
+    def stall(number: int, texts: list[str]) -> None:
+        if any("A-7-3" in text for text in texts):
+            closing.wait(30)
+
+    oracle.script = stall
+    results = run(project)
+    closing.set()
+
+    assert failures(results) == []
+    assert figure(results, "quarantined_by_reason") == {"timed_out": 1}
+    check_invariants(project, oracle, results, resent=IN_FLIGHT, quarantined=1)
 
 
 @pytest.mark.case("C3")
@@ -206,6 +240,7 @@ def test_a_reply_that_drips_is_given_up_at_the_total_deadline(
 
 
 @pytest.mark.case("C5")
+@AT_EITHER_PACE
 def test_a_full_service_is_left_alone_for_the_time_it_names(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -709,6 +744,7 @@ def test_the_same_space_with_other_numbers_stops_the_next_run(
 
 @pytest.mark.case("C27")
 @LONG
+@AT_EITHER_PACE
 def test_a_tenth_of_requests_failing_at_random_loses_nothing(
     project: Installation, oracle: OracleService
 ) -> None:
@@ -742,6 +778,7 @@ def test_a_tenth_of_requests_failing_at_random_loses_nothing(
 
 
 @pytest.mark.case("C1", "C7")
+@AT_EITHER_PACE
 def test_of_two_services_one_is_killed_and_brought_back_and_both_are_used_at_the_end(
     project: Installation, oracle: OracleService
 ) -> None:

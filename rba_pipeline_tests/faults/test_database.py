@@ -311,6 +311,7 @@ class TestTurns:
         assert published.inserted == 3
         assert_published_once(database_url, TEXTS)
 
+    @pytest.mark.case("C3")
     def test_i7_nothing_is_locked_while_the_service_is_awaited(
         self, installation: Installation, oracle: OracleService
     ) -> None:
@@ -426,7 +427,20 @@ class TestStates:
     """D7: which SQLSTATEs are tried again, and which are not."""
 
     @pytest.mark.parametrize(
-        "state", ["40001", "40P01", "55P03", "53300", "08006", "57P01", "57P02", "57P03"]
+        "state",
+        [
+            "40001",
+            "40P01",
+            "40003",
+            "55P03",
+            "53300",
+            "08006",
+            "57P01",
+            "57P02",
+            "57P03",
+            "57P05",
+            "25P03",
+        ],
     )
     def test_d7_a_state_that_passes_is_tried_again(
         self, store: VectorStore, database_url: str, state: str

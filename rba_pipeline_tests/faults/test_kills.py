@@ -65,12 +65,14 @@ def test_at_an_operation_of_the_record(
 
 
 @pytest.mark.parametrize(
-    "number",
+    ("number", "adaptive"),
     [
-        pytest.param(0, id="first-request"),
-        pytest.param(1, id="second-request", marks=LONG),
-        pytest.param(4, id="fifth-request", marks=LONG),
-        pytest.param(7, id="eighth-request", marks=LONG),
+        pytest.param(0, "false", id="first-request"),
+        pytest.param(1, "false", id="second-request", marks=LONG),
+        pytest.param(1, "true", id="second-request-at-its-own-pace", marks=LONG),
+        pytest.param(4, "false", id="fifth-request", marks=LONG),
+        pytest.param(4, "true", id="fifth-request-at-its-own-pace", marks=LONG),
+        pytest.param(7, "false", id="eighth-request", marks=LONG),
     ],
 )
 def test_while_the_service_holds_a_request(

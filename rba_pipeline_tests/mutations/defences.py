@@ -91,7 +91,7 @@ DEFENCES = (
         "rba_pipeline/resources/service_answers.py",
         "ServiceOverloaded(told, _retry_after_s(reply))",
         "ServiceOverloaded(told, 0.0)",
-        f"{FAULTS}/test_client.py::test_a_full_service_is_left_alone_for_the_time_it_names",
+        f"{FAULTS}/test_client.py::test_a_full_service_is_left_alone_for_the_time_it_names[fixed]",
     ),
     Defence(
         "a request that is too large is halved",

@@ -1,6 +1,7 @@
 """What the service says of itself before any work, and addresses that are not what was meant."""
 
 import json
+import math
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -68,6 +69,7 @@ def test_the_tokenizer_comes_byte_for_byte(oracle: OracleService) -> None:
         pytest.param(lambda info: info.update(dimensions=None), id="no-dimensions"),
         pytest.param(lambda info: info.update(dimensions=0), id="zero-dimensions"),
         pytest.param(lambda info: info.update(max_tokens="many"), id="words-for-numbers"),
+        pytest.param(lambda info: info.update(max_tokens=math.inf), id="no-end"),
         pytest.param(lambda info: info["limits"].update(max_texts=0), id="takes-no-texts"),
         pytest.param(lambda info: info.clear(), id="another-service"),
     ],
@@ -98,6 +100,13 @@ def test_an_address_that_is_down_is_named_and_the_others_serve(oracle: OracleSer
     assert info.space.id == oracle.space()
 
 
+def test_a_run_keeps_within_the_limits_of_every_address(oracle: OracleService) -> None:
+    with OracleService() as small:
+        small.max_queue_tokens = 1000
+        assert client_of(oracle.url, small.url).info().max_queue_tokens == 1000
+        assert client_of(small.url, oracle.url).info().max_queue_tokens == 1000
+
+
 def test_where_no_address_answers_one_is_named_with_what_to_do() -> None:
     with pytest.raises(ServiceUnavailable, match=rf"{NOBODY} .*make up.*EMBEDDING_API_URL"):
         client_of(NOBODY, "http://127.0.0.1:10").info()
@@ -117,9 +126,9 @@ def test_the_busy_time_of_all_addresses_is_summed(oracle: OracleService) -> None
 
 def test_the_speed_of_all_engines_is_summed_once_they_have_worked() -> None:
     with OracleService() as one, OracleService() as other:
-        one.stats = other.stats = {"busy_s": 4.0, "tokens": 1000}
+        one.stats = other.stats = {"busy_s": 4.0, "tokens": 1000, "padded_tokens": 1000}
         assert client_of(one.url, other.url).tokens_per_second() == 500.0
-        one.stats = {"busy_s": 0.1, "tokens": 1000}
+        one.stats = {"busy_s": 0.1, "tokens": 1000, "padded_tokens": 1000}
         assert client_of(one.url, NOBODY).tokens_per_second() == 0.0
 
 
@@ -138,4 +147,7 @@ def test_what_an_address_does_not_say_of_its_work_is_left_out(
         oracle.stats = {"busy_s": 2.0, "tokens": 90, "padded_tokens": 120}
         silent.stats = stats  # type: ignore[assignment]
 
-        assert client_of(oracle.url, silent.url, NOBODY).work() == {oracle.url: Work(2.0, 90, 120)}
+        client = client_of(oracle.url, silent.url, NOBODY)
+
+        assert client.work() == {oracle.url: Work(2.0, 90, 120)}
+        assert (client.tokens_per_second(), client.busy_s()) == (45.0, 2.0)

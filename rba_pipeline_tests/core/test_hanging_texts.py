@@ -1,0 +1,92 @@
+"""What gets no answer within its time-out, at the time-outs that runs have, in simulated time."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from rba_pipeline.core.errors import EmbeddingError, ModelFailed, RequestTimedOut
+from rba_pipeline.core.presets import Bounds
+from rba_pipeline_tests.core.simulated_run import Run, Service, run, texts
+
+# As a run is launched by default.
+TIMEOUT_S, OUTAGE_S = 240.0, 300.0
+SETTINGS = [(32, 8), (8, 4), (1, 1)]
+
+
+def run_as_usual(
+    service: Service,
+    count: int,
+    size: int,
+    parallel: int,
+    *,
+    adaptive: bool = True,
+    addresses: Sequence[str] = ("a",),
+    seconds_per_text: float = 0.0,
+) -> Run:
+    return run(
+        service, texts(count), bounds=Bounds(size, parallel), addresses=addresses,
+        timeout_s=TIMEOUT_S, outage_s=OUTAGE_S, adaptive=adaptive,
+        seconds_per_text=seconds_per_text,
+    )  # fmt: skip
+
+
+def assert_embedded_but(found: Run, count: int, rejected: set[str]) -> None:
+    assert found.dispatch.failure is None
+    assert set(found.rejected) == rejected
+    assert sorted([*found.embedded, *rejected]) == sorted(map(str, range(count)))
+
+
+@pytest.mark.parametrize("addresses", [("a",), ("a", "b")], ids=len)
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("count", [2, 40, 3000])
+@pytest.mark.parametrize(("size", "parallel"), SETTINGS)
+def test_a_text_that_hangs_is_found_and_its_neighbours_are_embedded(
+    size: int, parallel: int, count: int, adaptive: bool, addresses: Sequence[str]
+) -> None:
+    for bad in {0, count // 2, count - 1}:
+
+        def service(
+            address: str, names: Sequence[str], at_s: float, bad: str = str(bad)
+        ) -> EmbeddingError | None:
+            return RequestTimedOut("240 s") if bad in names else None
+
+        found = run_as_usual(service, count, size, parallel, adaptive=adaptive, addresses=addresses)
+
+        assert_embedded_but(found, count, {str(bad)})
+        assert found.rejected == {str(bad): "timed_out"}
+        # Once per halving, four times alone, and where nobody saw whose doing it was.
+        tried = sum(str(bad) in names for _, names in found.requests)
+        assert tried <= 5 + 4 + 2 + len(addresses) - 1
+
+
+@pytest.mark.parametrize("texts_per_s", [0.12, 0.05, 0.02])
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize(("size", "parallel"), [(32, 8), (32, 2), (8, 4)])
+def test_a_service_too_slow_for_full_requests_gets_smaller_ones(
+    size: int, parallel: int, adaptive: bool, texts_per_s: float
+) -> None:
+    found = run_as_usual(
+        lambda address, names, at_s: None, 400, size, parallel, adaptive=adaptive,
+        seconds_per_text=1 / texts_per_s,
+    )  # fmt: skip
+
+    assert_embedded_but(found, 400, set())
+
+
+@pytest.mark.parametrize("count", [1, 8, 400])
+@pytest.mark.parametrize("begins_s", [0.0, 0.35])
+@pytest.mark.parametrize("error", [ModelFailed, RequestTimedOut])
+@pytest.mark.parametrize(("size", "parallel"), SETTINGS)
+def test_a_service_that_is_well_at_its_canary_alone_ends_the_run_and_blames_nobody(
+    size: int, parallel: int, error: type[EmbeddingError], begins_s: float, count: int
+) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return error("wrong") if names and at_s >= begins_s else None
+
+    found = run_as_usual(service, count, size, parallel)
+
+    if count > len(found.embedded):
+        assert found.dispatch.failure is not None
+    assert found.rejected == {}
+    # What was in flight, and a control, which is sent alone, each for its whole time-out.
+    assert found.ended_s <= OUTAGE_S + 5 * TIMEOUT_S

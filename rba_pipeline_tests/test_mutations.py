@@ -71,10 +71,11 @@ def test_a_test_that_hangs_without_its_defence_is_told_from_one_that_sees_it(
 
 
 @pytest.mark.long
-def test_code_that_does_not_even_load_counts_as_not_seen(
-    tree: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("new", ["2 *", "2 * numbr", "2 * number.wrong"])
+def test_code_that_does_not_even_run_counts_as_not_seen(
+    tree: Path, capsys: pytest.CaptureFixture[str], new: str
 ) -> None:
-    assert check(tree, [off("2 * number", "2 *")]) == 0
+    assert check(tree, [off("2 * number", new)]) == 0
     assert "NOT SEEN" in capsys.readouterr().out
 
 

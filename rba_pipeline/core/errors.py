@@ -7,6 +7,7 @@ RbaError
 ├── ParserUnavailable       no file can be parsed just now; quarantine none, try again later
 ├── SourceUnavailable       the publications cannot be listed; nothing was changed
 ├── RecordMissing           what this step reads was not made yet, or for other settings
+├── RecordFull              no room for the record; make room, what was kept is still there
 ├── RecordDamaged           a file of the record is broken; never taken for an absent one
 ├── ChecksFailed            what is kept is not as promised, see ``core.promises``; stop
 ├── EmbeddingError          the embedding service did not give us vectors

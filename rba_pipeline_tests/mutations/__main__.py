@@ -6,6 +6,7 @@ Everything happens in a copy of the project. First the tests run as they are, an
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ COPIED = (
 _TEST_S, _FIRST_S = 180, 900
 # A test that hangs without its defence has failed as well: by its own deadline, told as such.
 _LATE = "by its deadline"
+_BROKEN = re.compile(r"^E +(NameError|UnboundLocalError|AttributeError|ImportError):", re.MULTILINE)
 _OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "--timeout=75", "-o", "timeout_method=signal")
 
 
@@ -130,8 +132,9 @@ def run(tree: Path, tests: Sequence[str], within_s: float) -> Verdict:
     try:
         output, _ = process.communicate(timeout=within_s)
         said = {0: "passed", 1: "failed"}.get(process.returncode, f"exit {process.returncode}")
-        # Without this line something broke before a test could fail.
-        if said == "failed" and " failed" not in output:
+        # Without this line something broke before a test could fail; the errors are of code that
+        # does not even run.
+        if said == "failed" and (" failed" not in output or _BROKEN.search(output)):
             said = "broke"
         elif said == "failed" and "from pytest-timeout" in output:
             said = _LATE

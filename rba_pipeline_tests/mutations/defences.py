@@ -97,8 +97,8 @@ DEFENCES = (
         "a request that is too large is halved",
         "C12",
         "rba_pipeline/core/dispatch.py",
-        "                self._unsent.again[:0] = recovery.halves(batch)\n",
-        '                self._rejected(request, 0, "too_large")\n',
+        "            case RequestTooLarge() if len(batch.texts) > 1:\n",
+        "            case RequestTooLarge() if len(batch.texts) > 1_000:\n",
         f"{FAULTS}/test_client.py::"
         "test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quarantine",
     ),

@@ -38,7 +38,8 @@ schedule_storage:
 # A quarter of a minute of computing or more each, the longest first.
 _LONGEST = (
     "test_faults_soak.py", "test_daemon.py", "test_same_vectors.py", "test_backends.py",
-    "test_pipeline.py", "test_stack.py", "test_client.py", "test_demo.py", "test_preparation.py",
+    "test_pipeline.py", "test_stack.py", "test_client.py", "test_client_texts.py",
+    "test_demo.py", "test_preparation.py",
     "test_documents.py", "test_commands.py", "test_kills.py",
 )  # fmt: skip
 

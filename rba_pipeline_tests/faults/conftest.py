@@ -15,6 +15,8 @@ from rba_pipeline_tests.resources.publishing import store_of
 
 PARTITION = "2011-01-01"
 BATCH, PARALLEL = 8, 2
+# What a kill may cost: two rounds of requests.
+IN_FLIGHT = 2 * BATCH * PARALLEL
 # Of the projects over which Dagster's processes run.
 FIRST_YEAR = 1960
 LIVE_BATCH, LIVE_PARALLEL = 4, 2

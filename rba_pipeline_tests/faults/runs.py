@@ -1,11 +1,23 @@
-"""Runs of the partition in processes of their own."""
+"""Runs of the partition, here and in processes of their own."""
 
 import os
 import subprocess
 import sys
+from typing import Any
 
+from rba_pipeline.materialise import PartitionResult
 from rba_pipeline_tests.faults.conftest import PARTITION
 from rba_pipeline_tests.installation import Installation
+
+
+def run(project: Installation) -> list[PartitionResult]:
+    """Run the partition in this process."""
+    return project.run(PARTITION)
+
+
+def figure(results: list[PartitionResult], name: str) -> Any:
+    """Return a figure of the metadata of ``embeddings``."""
+    return results[0].metadata["embeddings"][name]
 
 
 def start(project: Installation, *gate: str) -> "subprocess.Popen[str]":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rba_pipeline_tests.faults.conftest import BATCH, PARALLEL, PARTITION
+from rba_pipeline_tests.faults.conftest import IN_FLIGHT, PARTITION
 from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
 from rba_pipeline_tests.faults.invariants import (
     check_invariants,
@@ -22,7 +22,6 @@ from rba_pipeline_tests.oracle_service import OracleService
 pytestmark = [pytest.mark.postgres, pytest.mark.case("O1")]
 
 LONG = pytest.mark.long
-RESENT = 2 * BATCH * PARALLEL
 
 
 def assert_killed_then_well(
@@ -38,7 +37,7 @@ def assert_killed_then_well(
     results = project.run(PARTITION)
 
     assert failures(results) == []
-    check_invariants(project, oracle, results, resent=RESENT)
+    check_invariants(project, oracle, results, resent=IN_FLIGHT)
 
 
 @pytest.mark.parametrize(

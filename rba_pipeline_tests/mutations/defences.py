@@ -99,7 +99,7 @@ DEFENCES = (
         "rba_pipeline/core/dispatch.py",
         "            case RequestTooLarge() if len(batch.texts) > 1:\n",
         "            case RequestTooLarge() if len(batch.texts) > 1_000:\n",
-        f"{FAULTS}/test_client.py::"
+        f"{FAULTS}/test_client_texts.py::"
         "test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quarantine",
     ),
     Defence(
@@ -108,7 +108,7 @@ DEFENCES = (
         "rba_pipeline/core/silence.py",
         "        if now_s < self.since_s + self.outage_s:\n",
         "        if now_s < self.since_s + 5 * self.outage_s:\n",
-        f"{FAULTS}/test_client.py::test_a_service_that_fails_at_everything_is_no_poison",
+        f"{FAULTS}/test_client_texts.py::test_a_service_that_fails_at_everything_is_no_poison",
     ),
     Defence(
         "a refused key is not tried again",
@@ -116,7 +116,7 @@ DEFENCES = (
         "rba_pipeline/resources/service_answers.py",
         '            return NotAllowed(f"{address} refuses the key: check EMBEDDING_API_KEY")\n',
         '            return ServiceUnavailable(f"{address} refuses the key")\n',
-        f"{FAULTS}/test_client.py::test_a_refused_key_fails_at_once_and_is_not_shown",
+        f"{FAULTS}/test_client_answers.py::test_a_refused_key_fails_at_once_and_is_not_shown",
     ),
     Defence(
         "as many vectors as texts",
@@ -124,7 +124,7 @@ DEFENCES = (
         "rba_pipeline/core/embeddings.py",
         "    if len(data) != count:\n",
         "    if False:\n",
-        f"{FAULTS}/test_client.py::"
+        f"{FAULTS}/test_client_answers.py::"
         "test_a_reply_that_breaks_the_contract_is_refused_whole[C15-one-too-few]",
     ),
     Defence(
@@ -133,7 +133,7 @@ DEFENCES = (
         "rba_pipeline/core/embeddings.py",
         '        index = item.get("index")\n',
         "        index = count - len(missing)\n",
-        f"{FAULTS}/test_client.py::test_a_reply_in_another_order_is_placed_by_index",
+        f"{FAULTS}/test_client_answers.py::test_a_reply_in_another_order_is_placed_by_index",
     ),
     Defence(
         "a vector is finite",
@@ -141,7 +141,7 @@ DEFENCES = (
         "rba_pipeline/core/embeddings.py",
         "    for index in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):\n",
         "    for index in ():\n",
-        f"{FAULTS}/test_client.py::test_a_reply_that_breaks_the_contract_is_refused_whole[C18-nan]",
+        f"{FAULTS}/test_client_answers.py::test_a_reply_that_breaks_the_contract_is_refused_whole[C18-nan]",
     ),
     Defence(
         "a reply has a largest size",
@@ -149,7 +149,7 @@ DEFENCES = (
         "rba_pipeline/resources/deadline_http.py",
         "        if len(body) > most_bytes:\n",
         "        if False:\n",
-        f"{FAULTS}/test_client.py::test_a_reply_that_is_none_is_refused[endless]",
+        f"{FAULTS}/test_client_answers.py::test_a_reply_that_is_none_is_refused[endless]",
     ),
     Defence(
         "an answer from another space is refused",
@@ -157,7 +157,7 @@ DEFENCES = (
         "rba_pipeline/resources/service_answers.py",
         '    if body.get("space") != info.space.id:\n',
         "    if False:\n",
-        f"{FAULTS}/test_client.py::"
+        f"{FAULTS}/test_client_answers.py::"
         "test_another_model_between_two_batches_stops_the_partition_and_mixes_nothing",
     ),
     Defence(
@@ -166,7 +166,7 @@ DEFENCES = (
         "rba_pipeline/core/embeddings.py",
         "    if not cosine >= CANARY_COSINE:\n",
         "    if False:\n",
-        f"{FAULTS}/test_client.py::test_the_same_space_with_other_numbers_stops_the_next_run",
+        f"{FAULTS}/test_client_answers.py::test_the_same_space_with_other_numbers_stops_the_next_run",
     ),
     Defence(
         "a commit in doubt is begun again",

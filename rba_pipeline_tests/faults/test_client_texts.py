@@ -1,0 +1,257 @@
+"""Texts that the service fails at, or seems to: C cases, as runs of a partition."""
+
+import re
+from collections.abc import Callable
+
+import dagster as dg
+import pytest
+
+from rba_pipeline.assets.vectors import vectors_asset
+from rba_pipeline.definitions import build_resources
+from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.partitions import partitions_by
+from rba_pipeline.second_chances import retry
+from rba_pipeline_tests.faults.conftest import (
+    BATCH,
+    PARTITION,
+    add_documents,
+)
+from rba_pipeline_tests.faults.invariants import (
+    check_failure,
+    check_invariants,
+)
+from rba_pipeline_tests.faults.runs import figure, run
+from rba_pipeline_tests.installation import Installation, failures
+from rba_pipeline_tests.oracle_service import OracleService, Reply
+
+pytestmark = pytest.mark.postgres
+
+LONG = pytest.mark.long
+
+
+def fails_at(poison: str) -> Callable[[int, list[str]], Reply | None]:
+    def script(number: int, texts: list[str]) -> Reply | None:
+        return Reply.error(500, "model_failed") if any(poison in text for text in texts) else None
+
+    return script
+
+
+@pytest.mark.case("C9")
+def test_one_poisoned_text_of_32_is_found_in_ten_calls_and_its_neighbours_are_stored(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_BATCH_SIZE"] = "32"
+    clean = run(project)
+    needed = len(oracle.sent)
+    project.environment["RBA_CORPUS"] = "again"
+    oracle.sent.clear()
+    oracle.script = fails_at("A-7-3")
+    results = run(project)
+
+    assert failures(clean) == failures(results) == []
+    assert len(oracle.sent) + oracle.canaries - 2 - needed <= 10
+    assert figure(results, "quarantined_by_reason") == {"model_failed": 1}
+    assert len([row for row in project.rows().values() if row[0] == "again"]) == (
+        figure(results, "texts") - 1
+    )
+
+
+@pytest.mark.case("C9")
+def test_publishing_alone_lists_the_texts_without_a_vector(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = fails_at("A-7-3")
+    first = run(project)
+    with project.neighbours() as found:
+        (before,) = found.vector_store.quarantine()
+        found.vector_store.drop_from_quarantine("text", [before.name])
+
+    settings = project.settings
+    published = dg.materialize(
+        [vectors_asset(partitions_by(settings.grain, settings.first_year), None)],
+        partition_key=PARTITION,
+        resources=build_resources(settings),
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+
+    assert failures(first) == []
+    assert published.success
+    with project.neighbours() as found:
+        assert found.vector_store.quarantine() == [before]
+
+
+@pytest.mark.case("C9")
+@pytest.mark.long
+def test_a_text_in_quarantine_is_tried_again_only_on_demand(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = lambda number, texts: next(
+        (
+            Reply.error(422, "text_invalid", place)
+            for place, text in enumerate(texts)
+            if "A-7-3" in text
+        ),
+        None,
+    )
+    first = run(project)
+    check_invariants(project, oracle, first, resent=BATCH, quarantined=1)
+    oracle.sent.clear()
+    second = run(project)
+    assert oracle.sent == []
+    assert figure(second, "quarantined") == 1
+    oracle.script = lambda number, texts: None
+    with project.neighbours() as found:
+        (entry,) = found.vector_store.quarantine()
+        retry(found.embedding_store, found.vector_store, [entry.name])
+    third = run(project)
+
+    assert figure(third, "quarantined") == 0
+    assert len(oracle.texts_sent) == 1
+    oracle.sent.extend([row[6]] for row in project.rows().values())
+    check_invariants(project, oracle, third, resent=1)
+
+
+@pytest.mark.long
+def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
+    project: Installation, oracle: OracleService
+) -> None:
+    def reject(number: int, texts: list[str]) -> Reply | None:
+        bad = [place for place, text in enumerate(texts) if "A-7-3" in text]
+        return Reply.error(422, "text_invalid", bad[0]) if bad else None
+
+    def give_a_second_chance(number: int, texts: list[str]) -> None:
+        if number == 0:
+            with project.neighbours() as found:
+                (entry,) = found.vector_store.quarantine()
+                retry(found.embedding_store, found.vector_store, [entry.name])
+
+    oracle.script = reject
+    run(project)
+    project.add("late.html", title="Late", day="9 May 2011", paragraphs=["Wheat rose."])
+    oracle.sent.clear()
+    oracle.script = give_a_second_chance
+    meanwhile = run(project)
+    afterwards = run(project)
+
+    assert failures([*meanwhile, *afterwards]) == []
+    assert figure(meanwhile, "quarantined") == 1
+    assert figure(afterwards, "quarantined") == 0
+
+
+@pytest.mark.long
+def test_a_second_chance_that_another_run_has_used_meanwhile_is_named(
+    project: Installation, oracle: OracleService
+) -> None:
+    other = list[PartitionResult]()
+
+    def be_overtaken(number: int, texts: list[str]) -> None:
+        if number == 0:
+            with project.neighbours() as found:
+                (entry,) = found.vector_store.quarantine()
+                retry(found.embedding_store, found.vector_store, [entry.name])
+            other.extend(run(project))
+
+    oracle.script = lambda number, texts: next(
+        (
+            Reply.error(422, "text_invalid", place)
+            for place, text in enumerate(texts)
+            if "A-7-3" in text
+        ),
+        None,
+    )
+    run(project)
+    add_documents(project, paragraphs=1, names="C")
+    oracle.sent.clear()
+    oracle.script = be_overtaken
+    overtaken = run(project)
+    afterwards = run(project)
+
+    message = check_failure(overtaken)
+    assert "another run has changed that meanwhile. Materialise 'embeddings' again" in message
+    assert failures([*other, *afterwards]) == []
+    assert figure(afterwards, "quarantined") == 0
+
+
+@pytest.mark.case("C11")
+@pytest.mark.long
+def test_a_service_that_fails_at_everything_is_no_poison(
+    project: Installation, oracle: OracleService
+) -> None:
+    project.environment["EMBEDDING_OUTAGE_SECONDS"] = "4"
+
+    def outage(number: int, texts: list[str]) -> Reply | None:
+        return Reply.error(500, "model_failed") if number >= 3 else None
+
+    oracle.script = outage
+    oracle.canary_script = lambda: (
+        Reply.error(500, "model_failed") if len(oracle.sent) > 3 else None
+    )
+    failed = run(project)
+    attempts = len(oracle.sent)
+    oracle.script, oracle.canary_script = lambda number, texts: None, lambda: None
+    results = run(project)
+
+    message = check_failure(failed)
+    assert "ModelFailed" in message
+    assert "No text is blamed" in message
+    # By what it says itself: four seconds, and the pause that they ended in.
+    waited = re.search(r"Nothing was answered for (\d+) s", message)
+    assert waited
+    assert 4 <= int(waited[1]) <= 12
+    assert attempts <= 3 + 6
+    assert failures(results) == []
+    assert figure(results, "quarantined") == 0
+    check_invariants(project, oracle, results, resent=6 * BATCH)
+
+
+@pytest.mark.case("C11", "C12")
+@pytest.mark.parametrize(
+    ("refusal", "named"),
+    [
+        pytest.param(
+            Reply(413, b"<html>"), "nginx: client_max_body_size", id="413-of-a-proxy", marks=LONG
+        ),
+        pytest.param(Reply.error(413, "too_large"), "it is not the texts", id="413", marks=LONG),
+        pytest.param(Reply.error(422, "text_empty", 0), "it is not the texts", id="422"),
+        pytest.param(Reply.error(500, "model_failed"), "it is not the texts", id="500", marks=LONG),
+    ],
+)
+@pytest.mark.parametrize("is_new", [True, pytest.param(False, marks=LONG)], ids=["one", "all"])
+def test_a_service_that_embeds_nothing_but_its_canary_has_no_text_blamed(
+    project: Installation, oracle: OracleService, refusal: Reply, named: str, is_new: bool
+) -> None:
+    project.environment["EMBEDDING_OUTAGE_SECONDS"] = "300"
+    if is_new:
+        assert failures(run(project)) == []
+        add_documents(project, paragraphs=1, names="C")
+    before, needed = len(oracle.sent), len(project.rows())
+    oracle.script = lambda number, texts: refusal
+    failed = run(project)
+    attempts = len(oracle.sent) - before
+    oracle.script = lambda number, texts: None
+    results = run(project)
+
+    message = check_failure(failed)
+    assert named in message
+    assert attempts <= 150
+    assert failures(results) == []
+    assert figure(results, "quarantined") == 0
+    assert len(project.rows()) > needed
+    check_invariants(project, oracle, results, resent=attempts * BATCH)
+
+
+@pytest.mark.case("C12")
+def test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quarantine(
+    project: Installation, oracle: OracleService
+) -> None:
+    def too_large(number: int, texts: list[str]) -> Reply | None:
+        huge = any("B-9-2" in text for text in texts)
+        return Reply.error(413, "too_large") if huge or len(texts) > 4 else None
+
+    oracle.script = too_large
+    results = run(project)
+
+    assert failures(results) == []
+    assert figure(results, "quarantined_by_reason") == {"too_large": 1}
+    assert len({tuple(sent) for sent in oracle.sent}) == len(oracle.sent)
+    check_invariants(project, oracle, results, resent=len(oracle.texts_sent), quarantined=1)

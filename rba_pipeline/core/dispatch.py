@@ -28,6 +28,7 @@ from rba_pipeline.core.pacing import (
     after_refusal,
     after_timeout,
     for_backlog,
+    interrupted,
 )
 from rba_pipeline.core.recovery import Batch
 from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, Replicas
@@ -249,6 +250,8 @@ class Dispatch:
                 self._replicas.set(replica.returned(batch.tokens))
                 self.failure = self.failure or error
                 return
+        if self.adaptive and not isinstance(error, ServiceOverloaded):
+            self.pace = interrupted(self.pace)
         self._fail_silently(error, now_s)
 
     def probed(self, probe: Probe, error: EmbeddingError | None, now_s: float) -> None:

@@ -182,6 +182,11 @@ def _is_hopeless(pace: Pace, at_s: float) -> bool:
     return elapsed_s > patience_s and since.tokens / elapsed_s * HOPELESS < pace.rate
 
 
+def interrupted(pace: Pace) -> Pace:
+    """Return the pace after a failure, whose pause would be taken for slowness: measure anew."""
+    return replace(pace, _window=None, _since_change=None)
+
+
 def after_timeout(pace: Pace, change: int) -> Pace:
     """Return the pace after a request timed out: less of everything, as after a refusal.
 

@@ -25,7 +25,7 @@ from rba_pipeline.core.errors import (
 )
 from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
-from rba_pipeline_tests.core.simulated_run import Run, run, texts
+from rba_pipeline_tests.core.simulated_run import Run, Service, run, texts
 
 
 def poisoned(*bad: int) -> "Poison":
@@ -409,23 +409,38 @@ def test_an_address_that_comes_back_as_another_service_stops_the_run(error: Embe
     assert found.dispatch.failure is error
 
 
-@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
-@pytest.mark.parametrize("seed", range(5))
-def test_a_tenth_of_all_requests_failing_at_random_loses_nothing_and_blames_nobody(
-    seed: int, adaptive: bool
-) -> None:
+def failing_by_chance(seed: int) -> Service:
     chance = random.Random(seed)
     kinds = [ModelFailed, ServiceUnavailable, ServiceUnavailable, RequestTimedOut]
 
     def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
         return chance.choice(kinds)("by chance") if chance.random() < 0.1 else None
 
-    found = run(service, texts(2000), bounds=Bounds(8, 4), adaptive=adaptive)
+    return service
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tenth_of_all_requests_failing_at_random_loses_nothing_and_blames_nobody(
+    seed: int, adaptive: bool
+) -> None:
+    found = run(failing_by_chance(seed), texts(2000), bounds=Bounds(8, 4), adaptive=adaptive)
 
     sent = sum(len(names) for _, names in found.requests)
     assert_each_once(found, 2000)
     assert sent <= 1.3 * 2000
     assert len(found.requests) <= 1.3 * 2000 / 8
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pauses_after_failures_are_not_taken_for_a_slow_pace(seed: int) -> None:
+    found = run(
+        failing_by_chance(seed), texts(2000), bounds=Bounds(8, 4), adaptive=True, timeout_s=1,
+        outage_s=20,
+    )  # fmt: skip
+
+    assert_each_once(found, 2000)
+    assert len(found.requests) <= 1.5 * 2000 / 8
 
 
 @pytest.mark.parametrize("bounds", [Bounds(1, 1), Bounds(3, 2), Bounds(8, 4)])

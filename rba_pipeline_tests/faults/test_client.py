@@ -295,7 +295,7 @@ def test_a_service_that_stays_full_ends_the_run_after_bounded_attempts(
 @LONG
 @AT_EITHER_PACE
 def test_a_tenth_of_requests_failing_at_random_loses_nothing(
-    project: Installation, oracle: OracleService
+    project: Installation, oracle: OracleService, adaptive: str
 ) -> None:
     project.environment |= {"EMBEDDING_API_TIMEOUT": "1", "EMBEDDING_PARALLEL_BATCHES": "4"}
     add_documents(project, paragraphs=500, names="CDEF")
@@ -321,7 +321,8 @@ def test_a_tenth_of_requests_failing_at_random_loses_nothing(
     assert texts >= 2000
     assert figure(results, "quarantined") == 0
     assert figure(results, "texts_sent") <= 1.3 * texts
-    assert figure(results, "requests") <= 1.3 * texts / BATCH
+    # At its own pace a run tries smaller requests as well.
+    assert figure(results, "requests") <= (1.5 if adaptive == "true" else 1.3) * texts / BATCH
     assert time.monotonic() - started < 90
     check_invariants(project, oracle, results, resent=int(0.3 * texts))
 

@@ -25,6 +25,7 @@ class Replica:
         out_until_s: It failed: no probe before; ``None`` while it takes part.
         is_probed: A probe is in flight.
         is_reserved: The request in flight there has it for itself.
+        is_tried: A request in flight there is the first since it failed.
     """
 
     address: str
@@ -37,6 +38,7 @@ class Replica:
     out_until_s: float | None = None
     is_probed: bool = False
     is_reserved: bool = False
+    is_tried: bool = False
 
     @property
     def takes_part(self) -> bool:
@@ -45,7 +47,7 @@ class Replica:
 
     def takes_requests(self, now_s: float) -> bool:
         """Return whether a request may be sent there now; one that came back gets one at first."""
-        is_shut = self.requests > 0 and (self.is_reserved or self.failures > 0)
+        is_shut = self.requests > 0 and (self.is_reserved or self.is_tried)
         return self.takes_part and self.held_until_s <= now_s and not is_shut
 
     def needs_probe(self, now_s: float) -> bool:
@@ -58,9 +60,14 @@ class Replica:
         Args:
             to_itself: Whether no other may join it. One that finds a request there does not get it.
         """
-        reserved = not self.requests and (to_itself or self.failures > 0)
-        tokens, requests = self.tokens + tokens, self.requests + 1
-        return replace(self, tokens=tokens, requests=requests, is_reserved=reserved)
+        is_tried = self.failures > 0
+        return replace(
+            self,
+            tokens=self.tokens + tokens,
+            requests=self.requests + 1,
+            is_reserved=not self.requests and (to_itself or is_tried),
+            is_tried=is_tried,
+        )
 
     def answered(self, tokens: int, in_flight: int, seconds: float) -> "Replica":
         """Return the state after an answer.
@@ -111,7 +118,7 @@ class Replica:
 
     def _without(self, tokens: int) -> "Replica":
         tokens, requests = self.tokens - tokens, self.requests - 1
-        return replace(self, tokens=tokens, requests=requests, is_reserved=False)
+        return replace(self, tokens=tokens, requests=requests, is_reserved=False, is_tried=False)
 
 
 def chosen(

@@ -39,11 +39,20 @@ def test_an_address_of_unknown_speed_is_tried() -> None:
     [
         pytest.param(Replica("a", out_until_s=0.0), id="left-out"),
         pytest.param(Replica("a", held_until_s=5.0), id="full"),
-        pytest.param(Replica("a", failures=1, requests=1), id="on-probation-and-busy"),
+        pytest.param(Replica("a", failures=1).sent(10), id="tried-for-the-first-time-since"),
     ],
 )
 def test_who_may_not_get_a_request_gets_none(replica: Replica) -> None:
     assert chosen([replica], 1, 4.0) is None
+
+
+def test_one_that_is_back_is_tried_beside_what_hangs_there_since_before() -> None:
+    back = Replica("a").sent(10).sent(10).failed(10, 0.0, wait_s=0.0).probed(1.0, is_well=True)
+
+    assert chosen([back], 1, 1.0) == back
+    assert chosen([tried := back.sent(10)], 1, 1.0) is None
+    assert not tried.is_reserved
+    assert (well := tried.answered(10, 20, 0.1)) == chosen([well], 1, 1.0)
 
 
 def test_an_address_to_avoid_gets_a_request_only_where_no_other_takes_part() -> None:

@@ -171,7 +171,7 @@ def test_while_the_service_is_stalled_the_database_holds_no_transaction_and_no_l
     project: Installation, oracle: OracleService, stalled_s: int
 ) -> None:
     project.environment["EMBEDDING_API_TIMEOUT"] = "120"
-    stalled, go_on, clean = threading.Event(), threading.Event(), list[bool]()
+    stalled, go_on, clean_at = threading.Event(), threading.Event(), list[float]()
 
     def stall(number: int, texts: list[str]) -> None:
         if number == 3:
@@ -181,10 +181,11 @@ def test_while_the_service_is_stalled_the_database_holds_no_transaction_and_no_l
     def watch() -> None:
         assert stalled.wait(60)
         try:
-            for _ in range(stalled_s):
+            since = time.monotonic()
+            while not clean_at or clean_at[-1] < stalled_s:
                 go_on.wait(1)
                 check_nothing_is_held(project)
-                clean.append(True)
+                clean_at.append(time.monotonic() - since)
         finally:
             go_on.set()
 
@@ -195,7 +196,9 @@ def test_while_the_service_is_stalled_the_database_holds_no_transaction_and_no_l
     watcher.join(10)
 
     assert failures(results) == []
-    assert clean == [True] * stalled_s
+    assert clean_at[-1] >= stalled_s
+    # About every second, also where the machine is busy.
+    assert len(clean_at) >= stalled_s / 3
     check_invariants(project, oracle, results, resent=0)
 
 

@@ -5,7 +5,7 @@ run, answered since; or, where there is none, a control: a harmless text as long
 probe of a few words would not do: a service may be well at that, and fail at everything longer.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
     RequestRejected,
+    RequestTimedOut,
     RequestTooLarge,
     ServiceOverloaded,
     ServiceUnavailable,
@@ -51,7 +52,7 @@ class Blame:
     _embedded: int = 0
     _longest: Text | None = None
     _by_chance: int = 0
-    _controls_failed: int = 0
+    _controls_failed: Counter[str] = field(default_factory=Counter)
     _suspects: deque[Suspect] = field(default_factory=deque)
 
     @property
@@ -71,8 +72,9 @@ class Blame:
 
     @property
     def has_given_up(self) -> bool:
-        """Return whether as many controls failed in a row as no chance explains."""
-        return self._controls_failed >= CONTROLS_TO_GIVE_UP
+        """Return whether controls were refused everywhere, or as many failed in a row as no chance
+        explains."""
+        return max(self._controls_failed.values(), default=0) >= CONTROLS_TO_GIVE_UP
 
     def answered(self, batch: Batch) -> None:
         """Take note of texts that were embedded: what failed before, failed by chance."""
@@ -83,14 +85,14 @@ class Blame:
             self._by_chance += batch.failures
         self.answers += 1
         self.proofs += 1
-        self._controls_failed = 0
+        self._controls_failed.clear()
 
     def probed(self, *, is_control: bool) -> None:
         """Take note of a probe that went well."""
         self.answers += 1
         if is_control:
             self.proofs += 1
-            self._controls_failed = 0
+            self._controls_failed.clear()
 
     def control(self, failed: Iterable[Text] = ()) -> str:
         """Return a text whose answer shows that the service embeds texts like those suspected.
@@ -103,15 +105,21 @@ class Blame:
         longest = max((*suspected, *failed), key=_tokens, default=self._longest or _SHORTEST)
         return as_long_as(min(longest, self._longest or longest, key=_tokens))
 
-    def control_failed(self, error: EmbeddingError) -> EmbeddingError | None:
-        """Take note of a control that was not embedded; return what is wrong if that is enough."""
+    def control_failed(self, error: EmbeddingError, address: str) -> EmbeddingError | None:
+        """Take note of a control that was not embedded; return what is wrong if that is enough.
+
+        To be told of a refusal only where no other address is left that has not refused it.
+        """
         refused = isinstance(error, RequestTooLarge | TextRejected)
         if isinstance(error, ServiceOverloaded):
             return None
         if not (refused or isinstance(error, ServiceUnavailable | ModelFailed)):
             return error
         unproven = [each for each in self._suspects if each.proof > self.proofs]
-        self._controls_failed += CONTROLS_TO_GIVE_UP if refused else 1
+        # Addresses that go away together are one outage.
+        is_away = isinstance(error, ServiceUnavailable) and not isinstance(error, RequestTimedOut)
+        where = address if is_away else "anywhere"
+        self._controls_failed[where] += CONTROLS_TO_GIVE_UP if refused else 1
         if not (unproven and self.has_given_up):
             return None
         if any(each.text.text_hash not in self.doubted for each in unproven):

@@ -6,7 +6,7 @@ seconds on the caller's monotonic clock.
 
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rba_pipeline.core import recovery
 from rba_pipeline.core.backlog import BacklogSteps
@@ -89,6 +89,7 @@ class Dispatch:
     _kept: int = 0
     _in_flight: int = 0
     _probes: int = 0
+    _too_small: set[str] = field(default_factory=set)
     _unsent: Unsent = field(init=False)
     _blame: Blame = field(init=False)
     _replicas: Replicas = field(init=False)
@@ -130,6 +131,7 @@ class Dispatch:
         ):
             # It goes alone, or nobody is left who did not fail at it, or can be waited for.
             batch = self._unsent.again.pop(due[0])
+            replica = self._replicas.chosen(now_s, batch.failed_at) or replica
         if batch is None:
             return self._sign_of_life(now_s)
         if not self._has_room(replica, batch):
@@ -234,14 +236,13 @@ class Dispatch:
                 # At once: should all texts be refused, one that is alone shows it soon.
                 self._unsent.again[:0] = recovery.halves(batch)
                 return
-            case RequestTooLarge() if error.code and self._seen(request, now_s).elsewhere(batch):
-                # Machines differ in how much fits into their memory.
-                self._replicas.set(replica.returned(batch.tokens))
-                failed_at = batch.failed_at | {request.address}
-                self._unsent.again.insert(0, replace(batch, failed_at=failed_at))
-                return
             case RequestTooLarge() if error.code:
-                self._rejected(request, 0, "too_large")
+                seen = self._seen(request, now_s)
+                if (again := recovery.too_large(batch, seen, self.addresses)) is None:
+                    self._rejected(request, 0, "too_large")
+                else:
+                    self._replicas.set(replica.returned(batch.tokens))
+                    self._unsent.again.insert(0, again)
                 return
             case TextRejected() if 0 <= error.index < len(batch.texts):
                 self._rejected(request, error.index, error.reason)
@@ -264,6 +265,7 @@ class Dispatch:
             self._silence = self._silence.broken()
             if probe.is_control:
                 self._fruitless = self._fruitless.broken()
+                self._too_small.clear()
             self._judge()
             return
         if isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
@@ -273,15 +275,25 @@ class Dispatch:
         elif not probe.is_control:
             self.failure = self.failure or error
         if probe.is_control:
-            self.failure = self.failure or self._blame.control_failed(error)
-            if self._blame.has_given_up or isinstance(error, ServiceOverloaded):
-                self.failure = self.failure or self._fruitless.verdict(now_s)
+            self._control_failed(probe.address, error, now_s)
 
     def kept(self, texts: int) -> None:
         """Take note that the vectors of so many texts are safe."""
         self._kept += texts
 
     # How
+
+    def _control_failed(self, address: str, error: EmbeddingError, now_s: float) -> None:
+        if isinstance(error, RequestTooLarge | TextRejected):
+            self._too_small.add(address)
+            if set(self.addresses) - self._too_small:
+                return
+        self.failure = self.failure or self._blame.control_failed(error, address)
+        if self._blame.has_given_up or isinstance(error, ServiceOverloaded):
+            self.failure = self.failure or self._fruitless.verdict(now_s)
+        if self._blame.has_given_up:
+            # No more answers are to be had to judge by.
+            self._judge(is_last=True)
 
     def _fail_silently(self, error: EmbeddingError, now_s: float) -> None:
         self._silence = self._silence.after(error, now_s)
@@ -315,8 +327,11 @@ class Dispatch:
         return Probe(address, text)
 
     def _control(self, now_s: float) -> Probe | None:
-        replica = self._replicas.chosen(now_s)
-        if replica is None:
+        replica = self._replicas.chosen(now_s, self._too_small)
+        if replica is None or (
+            replica.address in self._too_small and set(self.addresses) - self._too_small
+        ):
+            # It is for one that is away to say.
             return None
         failed = [text for batch in self._unsent.again for text in batch.texts]
         return self._probe(replica.address, self._blame.control(failed))
@@ -362,6 +377,6 @@ class Dispatch:
         self._follow(recovery.after_rejection(request.batch, index, reason))
         self._judge()
 
-    def _judge(self) -> None:
-        is_last = not (self._in_flight or self._unsent)
+    def _judge(self, *, is_last: bool = False) -> None:
+        is_last = is_last or not (self._in_flight or self._unsent)
         self._unsent.add(self._blame.judge(is_last=is_last))

@@ -7,10 +7,11 @@ service that fails at nothing else, and one more for each further address.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from rba_pipeline.core.embeddings import PASSING_REASONS, Text
+from rba_pipeline.core.replicas import LONGEST_PAUSE_S
 
 # A text is at fault after as many failed requests that held it, the last of them alone: so many
 # that chance alone would need to be as unlikely, within these.
@@ -25,7 +26,11 @@ LOSSES_TO_GO_ALONE = 2
 # A text is at fault after so many losses that were nobody else's doing, the last with nothing
 # beside it: a slow service makes texts that wait behind others time out, again and again.
 LOSSES_TO_CONVICT = 4
+# After so many, an address that was not asked is not waited for: each time it may have been away.
+MOST_LOSSES = 8
 RESEND_AFTER_S = 0.5
+# How often a text that is too large elsewhere waits for an address that is away.
+TIMES_WAITED_FOR = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,10 @@ class Batch:
     Attributes:
         failures: Failed requests that held all of them.
         losses: Requests that held all of them and got no whole answer.
-        own_losses: Those of them that were not others' doing: nothing else was in flight there,
-            and the service was well just before; or it answered others while this one timed out.
-        failed_at: Addresses where they failed: others are asked first.
+        own_losses: Those of them that were not others' doing: nothing else was in flight there; or
+            it answered others while this one timed out.
+        failed_at: Addresses where they failed: others are asked first, and before one is blamed.
+        too_large_at: Where a text was refused as too large by itself, as often as it was.
         not_before_s: When they may be sent, on the run's clock.
         proof: How many answers the run must have seen before they may be sent.
     """
@@ -55,6 +61,7 @@ class Batch:
     losses: int = 0
     own_losses: int = 0
     failed_at: frozenset[str] = frozenset()
+    too_large_at: tuple[str, ...] = ()
     hunt: Hunt | None = None
     not_before_s: float = 0.0
     proof: int = 0
@@ -185,7 +192,8 @@ def after_loss(
         failed_at=batch.failed_at | {seen.address},
     )
     if len(batch.texts) == 1:
-        if lost.own_losses < LOSSES_TO_CONVICT or not is_alone or seen.elsewhere(lost):
+        has_been_everywhere = lost.own_losses >= MOST_LOSSES or not seen.elsewhere(lost)
+        if lost.own_losses < LOSSES_TO_CONVICT or not (is_alone and has_been_everywhere):
             return Recovery((lost,))
         reason = "timed_out" if timed_out else "connection_lost"
         suspect = Suspect(batch.texts[0], reason, lost.losses, seen.proofs + 1)
@@ -204,11 +212,33 @@ def halves(batch: Batch) -> tuple[Batch, ...]:
     One of the halves holds what the losses were for: both may do harm to what is beside them.
     """
     middle = (len(batch.texts) + 1) // 2
+    # One of two texts is innocent: either is at fault only after three losses when it was alone.
+    most = LOSSES_TO_CONVICT - 3 if middle == 1 else batch.own_losses
+    own_losses = min(batch.own_losses, most)
     left, right = (
-        replace(batch, texts=texts, failures=0, hunt=None)
+        Batch(texts, losses=batch.losses, own_losses=own_losses)
         for texts in (batch.texts[:middle], batch.texts[middle:])
     )
     return (left, right, *_fresh(_deferred(batch)))
+
+
+def too_large(batch: Batch, seen: Seen, addresses: Collection[str]) -> Batch | None:
+    """Return how a single text goes on that an address refuses as too large; ``None``: not at all.
+
+    Machines differ in how much fits into their memory. One that is away is waited for, but not
+    for long.
+
+    Args:
+        addresses: All of the run.
+    """
+    asked = (*batch.too_large_at, seen.address)
+    again = replace(batch, too_large_at=asked, failed_at=frozenset(asked))
+    others = set(addresses) - again.failed_at
+    if others & seen.addresses and seen.address not in batch.too_large_at:
+        return again
+    if others and len(asked) < len(addresses) + TIMES_WAITED_FOR:
+        return replace(again, not_before_s=seen.at_s + LONGEST_PAUSE_S)
+    return None
 
 
 def after_rejection(batch: Batch, index: int, reason: str) -> Recovery:

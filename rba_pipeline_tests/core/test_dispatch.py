@@ -285,6 +285,23 @@ def test_a_text_too_large_for_one_address_is_embedded_at_another() -> None:
         assert_each_once(found, count)
 
 
+@pytest.mark.parametrize("count", [2, 5, 40])
+@pytest.mark.parametrize("error", [ModelFailed, ServiceUnavailable, RequestTimedOut])
+def test_beside_an_address_that_takes_no_text_only_bad_ones_are_blamed(
+    error: type[EmbeddingError], count: int
+) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if "1" in names:
+            return error("bad")
+        return RequestTooLarge("413", "too_large") if address == "b" and names else None
+
+    for bounds in (Bounds(1, 1), Bounds(4, 2), Bounds(32, 8)):
+        found = run(service, texts(count), bounds=bounds, addresses=("b", "a"), outage_s=300)
+
+        assert_each_once(found, count, {"1"})
+        assert found.calls <= 60 + 4 * count
+
+
 def test_requests_are_formed_within_the_tokens_that_the_service_takes() -> None:
     found = run(poisoned(), texts(30), bounds=Bounds(8, 2), request_tokens=35)
 

@@ -36,7 +36,7 @@ def assert_embedded_but(found: Run, count: int, rejected: set[str]) -> None:
     assert sorted([*found.embedded, *rejected]) == sorted(map(str, range(count)))
 
 
-@pytest.mark.parametrize("addresses", [("a",), ("a", "b")], ids=len)
+@pytest.mark.parametrize("addresses", [("a",), ("a", "b"), ("a", "b", "c", "d")], ids=len)
 @pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
 @pytest.mark.parametrize("count", [2, 40, 3000])
 @pytest.mark.parametrize(("size", "parallel"), SETTINGS)

@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 
 from rba_pipeline.core.embeddings import Space
 from rba_pipeline.core.errors import DatabaseError, HoleInPartition
 from rba_pipeline.core.promises import Verdict, require
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources import space_register, staging
+from rba_pipeline.resources import space_register, staging, vector_index
 from rba_pipeline.resources.record_store import CHUNKS, described
 from rba_pipeline.resources.refusals import is_of_one_row, quoted
 from rba_pipeline.resources.served_rows import served_rows
@@ -45,17 +46,15 @@ AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.documen
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
 _COUNT_GOING = """
-SELECT count(*) FROM vectors v JOIN documents d USING (corpus, document_id)
-WHERE v.corpus = %(corpus)s AND v.space = %(space)s
-AND d.published_on >= %(start)s AND d.published_on < %(end)s
+SELECT count(*) FROM {table} v JOIN documents d USING (corpus, document_id)
+WHERE d.corpus = %(corpus)s AND d.published_on >= %(start)s AND d.published_on < %(end)s
 AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
 # By document, not by date: a document that moved here from another window brings its old chunks.
 _DELETE_CHUNKS = """
-DELETE FROM vectors v
-WHERE v.corpus = %(corpus)s AND v.space = %(space)s
-AND v.document_id IN (SELECT document_id FROM staged_documents)
+DELETE FROM {table} v
+WHERE v.corpus = %(corpus)s AND v.document_id IN (SELECT document_id FROM staged_documents)
 AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
 """
 _UPDATE_CHUNKS = """
@@ -190,11 +189,14 @@ class Publication:
 
     def _apply(self) -> tuple[int, int, int]:
         """Make the tables equal to what was staged; return rows inserted, updated, deleted."""
-        going = self._connection.execute(_COUNT_GOING, self._about).fetchone()
+        table = vector_index.table_of(self._space.id)
+        going = self._connection.execute(
+            sql.SQL(_COUNT_GOING).format(table=table), self._about
+        ).fetchone()
         deleted = int(going[0]) if going else 0
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
-        deleted += self._run(_DELETE_CHUNKS)
+        deleted += self._run(sql.SQL(_DELETE_CHUNKS).format(table=table))
         updated = self._run(_UPDATE_CHUNKS)
         inserted = self._insert()
         self._run(_MARK_PUBLISHED)
@@ -262,5 +264,5 @@ class Publication:
             )
         return self._staged - len(absent), len(absent)
 
-    def _run(self, statement: str, **places: int) -> int:
+    def _run(self, statement: str | sql.Composed, **places: int) -> int:
         return self._connection.execute(statement, {**self._about, **places}).rowcount

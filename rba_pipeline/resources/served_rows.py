@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 import psycopg
+from psycopg import sql
 
 from rba_pipeline.core.checks import ServedRows
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
+from rba_pipeline.resources.vector_index import table_of
 
 _ROWS = """
 SELECT count(*), count(*) FILTER (WHERE v.text_hash <> s.text_hash),
@@ -15,9 +17,8 @@ FROM staged_chunks s
 JOIN vectors v ON v.corpus = %(corpus)s AND v.space = %(space)s AND v.chunk_id = s.chunk_id
 """
 _FOREIGN = """
-SELECT count(*) FROM vectors v JOIN documents d USING (corpus, document_id)
-WHERE v.corpus = %(corpus)s AND v.space = %(space)s
-AND d.published_on >= %(start)s AND d.published_on < %(end)s
+SELECT count(*) FROM {table} v JOIN documents d USING (corpus, document_id)
+WHERE d.corpus = %(corpus)s AND d.published_on >= %(start)s AND d.published_on < %(end)s
 AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
@@ -41,11 +42,11 @@ def served_rows(
     """
     about = {**about, "dimensions": space.dimensions, "tolerance": NORM_TOLERANCE}
 
-    def counted(statement: str) -> tuple[int, ...]:
+    def counted(statement: str | sql.Composed) -> tuple[int, ...]:
         return tuple(connection.execute(statement, about).fetchone() or ())
 
     rows, altered, faulty = counted(_ROWS)
-    (foreign,) = counted(_FOREIGN)
+    (foreign,) = counted(sql.SQL(_FOREIGN).format(table=table_of(space.id)))
     documents, recorded = counted(_DOCUMENTS)
     (chunks,) = counted("SELECT count(*) FROM staged_chunks")
     known = connection.execute(_SPACE, about).fetchone()

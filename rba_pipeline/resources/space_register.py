@@ -86,7 +86,7 @@ def _create(connection: psycopg.Connection, space: Space) -> None:
             "CHECK (vector_dims(embedding) = {dimensions}), "
             "CHECK (abs(vector_norm(embedding) - 1) <= {tolerance})) FOR VALUES IN ({space})"
         ).format(
-            table=sql.Identifier(f"vectors_{space.id}"),
+            table=vector_index.table_of(space.id),
             dimensions=sql.Literal(space.dimensions),
             tolerance=sql.Literal(NORM_TOLERANCE),
             space=sql.Literal(space.id),

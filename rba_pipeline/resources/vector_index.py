@@ -72,6 +72,17 @@ def indexed(space: Space) -> sql.Composed:
     return sql.SQL("embedding::vector({})").format(sql.Literal(space.dimensions))
 
 
+def table_of(space: str) -> sql.Identifier:
+    """Return the partition of ``vectors`` that holds ``space``.
+
+    A statement that goes from documents to their vectors names it, and no space: while nothing has
+    counted its rows yet, which is so until the first publication is committed and for a while
+    after, the key of ``vectors``, which begins with corpus and space, looks as good as the index by
+    document; by the key, each document takes a reading of all rows.
+    """
+    return sql.Identifier(f"vectors_{space}")
+
+
 def _build(connection: psycopg.Connection, space: Space) -> bool:
     if is_ready(connection, space.id):
         return False
@@ -81,7 +92,7 @@ def _build(connection: psycopg.Connection, space: Space) -> bool:
             "CREATE INDEX CONCURRENTLY {name} ON {table} USING hnsw (({indexed}) vector_cosine_ops)"
         ).format(
             name=sql.Identifier(_name(space.id)),
-            table=sql.Identifier(f"vectors_{space.id}"),
+            table=table_of(space.id),
             indexed=indexed(space),
         )
     )

@@ -150,7 +150,11 @@ class OracleService:
         self.canaries = 0
         self.page_script: Callable[[str], Reply | None] = lambda path: None
         self.pages: list[str] = []
-        self.stats: Mapping[str, float] = {"busy_s": 0.0, "tokens": 0}
+        self.stats: Mapping[str, float] = {
+            "busy_s": 0.0,
+            "tokens": 0,
+            "padded_tokens": 0,
+        }
         self.drip_s = DRIP_S
         self.length: Callable[[str], int] = words_of
         self.sent: list[list[str]] = []

@@ -161,9 +161,9 @@ def test_minutes_follow_from_the_service_then_from_the_runs_before(
         installation.add(
             f"{year}.html", title=f"Of {year}", day=f"5 March {year}", paragraphs=["Rain."] * 9
         )
-    oracle.stats = {"busy_s": 10.0, "tokens": 20}
+    oracle.stats = {"busy_s": 10.0, "tokens": 20, "padded_tokens": 20}
     by_service = planned(installation)
-    oracle.stats = {"busy_s": 0.0, "tokens": 0}
+    oracle.stats = {"busy_s": 0.0, "tokens": 0, "padded_tokens": 0}
     by_probe = planned(installation)
     first = installation.run("2011-01-01")
     by_runs = planned(installation)

@@ -167,23 +167,24 @@ def test_a_text_that_stalls_the_service_each_time_is_found_and_its_neighbours_ar
 
 
 @pytest.mark.case("C3")
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stalled_s", [3, pytest.param(60, marks=LONG)])
 def test_while_the_service_is_stalled_the_database_holds_no_transaction_and_no_lock(
     project: Installation, oracle: OracleService, stalled_s: int
 ) -> None:
-    project.environment["EMBEDDING_API_TIMEOUT"] = "120"
+    project.environment["EMBEDDING_API_TIMEOUT"] = "240"
     stalled, go_on, clean_at = threading.Event(), threading.Event(), list[float]()
 
     def stall(number: int, texts: list[str]) -> None:
         if number == 3:
             stalled.set()
-            go_on.wait(120)
+            go_on.wait(240)
 
     def watch() -> None:
         assert stalled.wait(60)
         try:
             since = time.monotonic()
-            while not clean_at or clean_at[-1] < stalled_s:
+            while len(clean_at) < stalled_s or clean_at[-1] < stalled_s:
                 go_on.wait(1)
                 check_nothing_is_held(project)
                 clean_at.append(time.monotonic() - since)
@@ -198,8 +199,7 @@ def test_while_the_service_is_stalled_the_database_holds_no_transaction_and_no_l
 
     assert failures(results) == []
     assert clean_at[-1] >= stalled_s
-    # About every second, also where the machine is busy.
-    assert len(clean_at) >= stalled_s / 3
+    assert len(clean_at) >= stalled_s
     check_invariants(project, oracle, results, resent=0)
 
 

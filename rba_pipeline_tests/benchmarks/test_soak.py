@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.mixed_load import WrongAnswer
 from benchmarks.server_processes import Command
-from benchmarks.soak import growth, soak
+from benchmarks.soak import first_flat, growth, soak
 
 MIB = 2**20
 # None of those that make the fake model fail.
@@ -82,6 +82,30 @@ def test_noise_is_no_growth_and_hides_none(swing: float) -> None:
 def test_too_few_samples_are_no_slope() -> None:
     with pytest.raises(ValueError, match="three samples"):
         growth([(0.0, 1.0), (1.0, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "taken"),
+    [
+        pytest.param([5, 2, 0, 0], 3, id="settles"),
+        pytest.param([5, 5, 5, 5], 4, id="leaks"),
+        pytest.param([0, 5, 5, 5], 1, id="flat-at-once"),
+    ],
+)
+def test_minutes_are_added_until_memory_is_flat_but_not_for_ever(
+    per_minute: list[float], taken: int
+) -> None:
+    windows = [over(3, lambda minute, slope=slope: slope * minute) for slope in per_minute]
+    left = iter(windows)
+
+    found = first_flat(lambda: next(left), times=4, ended=lambda: False)
+
+    assert found is windows[taken - 1]
+    assert growth(found).goal().met is (0 in per_minute)
+
+
+def test_a_load_that_has_ended_is_not_judged() -> None:
+    assert first_flat(lambda: [(0.0, 1.0)], times=4, ended=lambda: True) == [(0.0, 1.0)]
 
 
 def test_a_mixed_load_of_some_seconds_is_answered_as_it_should_be() -> None:

@@ -8,14 +8,17 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
 from rba_pipeline.core import errors
+from rba_pipeline.core.windows import Window
 from rba_pipeline.materialise import PartitionResult
+from rba_pipeline.neighbours import Neighbours
 from rba_pipeline.partitions import today
 from rba_pipeline_tests.installation import Installation
 from rba_pipeline_tests.oracle_service import KEY, OracleService, oracle_vector
@@ -69,7 +72,9 @@ def check_what_is_kept(
     """
     rows = _every_chunk_has_one_vector(installation, quarantined)
     _every_vector_is_its_own_texts(installation, rows, vector)
-    _every_text_has_an_outcome(installation, results)
+    _every_text_has_an_outcome(installation)
+    for result in results:
+        _metadata_says_the_same(installation, result)
     return rows
 
 
@@ -136,11 +141,9 @@ def _every_chunk_has_one_vector(
         assert len(withheld) == quarantined
         recorded: dict[str, str] = {}
         for window in _windows(installation):
-            chunking = found.embedding_store.outcomes(window).chunking_id
-            for batch in found.records.chunk_batches(window, chunking):
-                for row in batch.select(["chunk_id", "text_hash"]).to_pylist():
-                    assert row["chunk_id"] not in recorded
-                    recorded[row["chunk_id"]] = row["text_hash"]
+            for name, text_hash in _chunks(found, window):
+                assert name not in recorded
+                recorded[name] = text_hash
     expected = {name: text for name, text in recorded.items() if not {name, text} & withheld}
     assert {name: text_hash for name, (text_hash, _) in rows.items()} == expected
     return rows
@@ -159,10 +162,8 @@ def _every_vector_is_its_own_texts(
         np.testing.assert_allclose(vectors[name], vector(text), atol=1e-6)
 
 
-def _every_text_has_an_outcome(
-    installation: Installation, results: Sequence[PartitionResult]
-) -> None:
-    """I3: documents and texts in are documents and texts accounted for, in the metadata as well."""
+def _every_text_has_an_outcome(installation: Installation) -> None:
+    """I3: documents and texts in are documents and texts accounted for."""
     with installation.neighbours() as found:
         catalogue = found.source.catalogue(today())
         listed = {each.name for each in found.vector_store.quarantine() if each.kind == "text"}
@@ -171,13 +172,22 @@ def _every_text_has_an_outcome(
             for window in _windows(installation)
             for name in found.embedding_store.outcomes(window).quarantined
         }
-        documents, _ = found.vector_store.count()
     assert listed == withheld
-    assert len(catalogue.entries) == documents + len(catalogue.quarantine())
-    for result in results:
-        said = result.metadata["embeddings"]
-        parts = ("embedded", "reused", "truncated", "quarantined")
-        assert said["texts"] == sum(said[name] for name in parts)
+    assert len(catalogue.entries) == len(_filing_days(installation)) + len(catalogue.quarantine())
+
+
+def _metadata_says_the_same(installation: Installation, result: PartitionResult) -> None:
+    """I3: of one partition, as the database has its documents, and the record its chunks."""
+    window, said = installation.window(result.key), result.metadata["embeddings"]
+    filed = [day for day in _filing_days(installation) if window.start <= day < window.end]
+    with installation.neighbours() as found:
+        texts = {text_hash for _, text_hash in _chunks(found, window)}
+        listed = [each for each in found.vector_store.quarantine() if each.kind == "text"]
+    assert result.metadata["documents"]["documents"] == len(filed)
+    assert said["texts"] == len(texts)
+    assert said["quarantined"] == sum(each.window_start == window.start for each in listed)
+    parts = ("embedded", "reused", "truncated", "quarantined")
+    assert said["texts"] == sum(said[name] for name in parts)
 
 
 def _little_was_sent_twice(
@@ -189,7 +199,21 @@ def _little_was_sent_twice(
     assert sum(count - 1 for count in sent.values()) <= resent
 
 
-def _windows(installation: Installation) -> list:
+def _chunks(found: Neighbours, window: Window) -> Iterator[tuple[str, str]]:
+    """Yield id and hash of the text of each chunk on record."""
+    chunking = found.embedding_store.outcomes(window).chunking_id
+    for batch in found.records.chunk_batches(window, chunking):
+        for row in batch.select(["chunk_id", "text_hash"]).to_pylist():
+            yield row["chunk_id"], row["text_hash"]
+
+
+def _filing_days(installation: Installation) -> list[date]:
+    """Return the day of each document in the database."""
+    with psycopg.connect(installation.environment["RBA_DATABASE_URL"]) as link:
+        return [day for (day,) in link.execute("SELECT published_on FROM documents").fetchall()]
+
+
+def _windows(installation: Installation) -> list[Window]:
     with installation.neighbours() as found:
         days = found.vector_store.filing_dates()
     return [installation.window(f"{year}-01-01") for year in sorted({day.year for day in days})]

@@ -1,5 +1,7 @@
 """Presets and ranges."""
 
+import math
+
 import pytest
 
 from rba_pipeline.core.errors import BadSetting
@@ -58,6 +60,8 @@ def test_a_value_that_was_set_beats_the_preset() -> None:
         pytest.param(True, id="true-is-not-one"),
         pytest.param(1.5, id="fraction"),
         pytest.param("16", id="text"),
+        pytest.param(math.nan, id="not-a-number"),
+        pytest.param(math.inf, id="endless"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_range(value: object) -> None:

@@ -137,9 +137,15 @@ class LiveDagster:
         processes.wait_until(condition, self._code_server, deadline_s)
 
     def launch(
-        self, key: str, config: dict[str, Any] | None = None, tags: Mapping[str, str] = _NO_TAGS
+        self,
+        key: str,
+        config: dict[str, Any] | str | None = None,
+        tags: Mapping[str, str] = _NO_TAGS,
     ) -> str:
         """Put a run of the whole job into the queue, and return its id.
+
+        Args:
+            config: As text it is YAML, which is what the Launchpad sends.
 
         Raises:
             Refused: Dagster does not take it.
@@ -275,7 +281,10 @@ class LiveDagster:
 
 
 def _params(
-    selector: dict[str, Any], key: str, config: dict[str, Any], tags: Mapping[str, str] = _NO_TAGS
+    selector: dict[str, Any],
+    key: str,
+    config: dict[str, Any] | str,
+    tags: Mapping[str, str] = _NO_TAGS,
 ) -> dict[str, Any]:
     told = {**tags, _PARTITION_TAG: key}
     return {

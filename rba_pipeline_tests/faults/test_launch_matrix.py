@@ -1,18 +1,20 @@
 """One meaning everywhere: what a run config says is in force, whichever way the run is launched."""
 
 import json
+import math
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from dagster import RunsFilter
 from dagster._core.scheduler.instigation import TickStatus
 
 from rba_pipeline.backfills import LAUNCHED_BY
 from rba_pipeline.core.errors import BadSetting
-from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.presets import Bounds, whole_number
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
 from rba_pipeline.resources.tuned_file import write_tuned
 from rba_pipeline.run_outcomes import failure_of, metadata_of
@@ -166,6 +168,34 @@ def test_every_way_of_launching_refuses_a_bad_value_with_the_same_message_before
 
     times = {way: told.count(expected[way]) for way, told in said.items()}
     assert times == dict.fromkeys(expected, 1), said
+    assert place.live.instance.get_runs_count() == runs
+    assert live_oracle.asked == asked
+
+
+@pytest.mark.case("O10")
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(-1, id="negative"),
+        pytest.param(2**70, id="huge"),
+        pytest.param(True, id="true-is-not-one"),
+        pytest.param(1.5, id="fraction"),
+        pytest.param("16", id="text"),
+        pytest.param(math.nan, id="not-a-number"),
+        pytest.param(math.inf, id="endless"),
+    ],
+)
+def test_the_launchpad_refuses_whatever_is_no_whole_number_in_range_before_any_work(
+    place: Place, live_oracle: OracleService, value: object
+) -> None:
+    written = yaml.safe_dump(run_config({"batch_size": value}))
+    asked, runs = live_oracle.asked, place.live.instance.get_runs_count()
+
+    with pytest.raises(Refused) as refused:
+        place.live.launch(f"{FIRST_YEAR}-01-01", written)
+
+    said = f"batch_size={value!r}: allowed is a {whole_number('batch_size')}"
+    assert str(refused.value).count(said) == 1
     assert place.live.instance.get_runs_count() == runs
     assert live_oracle.asked == asked
 

@@ -13,6 +13,7 @@ from rba_pipeline.partitions import partitions_by
 from rba_pipeline.second_chances import retry
 from rba_pipeline_tests.faults.conftest import (
     BATCH,
+    IN_FLIGHT,
     PARTITION,
     add_documents,
 )
@@ -224,20 +225,22 @@ def test_a_service_that_embeds_nothing_but_its_canary_has_no_text_blamed(
     if is_new:
         assert failures(run(project)) == []
         add_documents(project, paragraphs=1, names="C")
-    before, needed = len(oracle.sent), len(project.rows())
+    before, known = len(oracle.texts_sent), project.rows().keys()
     oracle.script = lambda number, texts: refusal
     failed = run(project)
-    attempts = len(oracle.sent) - before
+    in_vain = len(oracle.texts_sent) - before
     oracle.script = lambda number, texts: None
     results = run(project)
 
     message = check_failure(failed)
     assert named in message
-    assert attempts <= 150
     assert failures(results) == []
     assert figure(results, "quarantined") == 0
-    assert len(project.rows()) > needed
-    check_invariants(project, oracle, results, resent=attempts * BATCH)
+    new = [row[6] for name, row in project.rows().items() if name not in known]
+    assert 0 < in_vain <= len(new) + IN_FLIGHT
+    # Afterwards each of them once more, and nothing else.
+    assert sorted(oracle.texts_sent[before + in_vain :]) == sorted(new)
+    check_invariants(project, oracle, results, resent=in_vain)
 
 
 @pytest.mark.case("C12")
@@ -254,4 +257,6 @@ def test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quara
     assert failures(results) == []
     assert figure(results, "quarantined_by_reason") == {"too_large": 1}
     assert len({tuple(sent) for sent in oracle.sent}) == len(oracle.sent)
-    check_invariants(project, oracle, results, resent=len(oracle.texts_sent), quarantined=1)
+    # Each text once more, as one of half as many, and what is beside the one that is too large.
+    resent = figure(results, "texts") + BATCH
+    check_invariants(project, oracle, results, resent=resent, quarantined=1)

@@ -45,6 +45,8 @@ def test_two_runs_of_one_partition_at_once_publish_it_once(
     assert max(sent.values()) <= len(processes)
     results = project.run(PARTITION)
     assert failures(results) == []
+    # What both have kept is there: the third sends nothing.
+    assert len(oracle.texts_sent) == sent.total()
     check_invariants(project, oracle, results, resent=len(sent))
 
 

@@ -16,6 +16,8 @@ import requests
 from psycopg import sql
 
 from rba_pipeline import processes
+from rba_pipeline.definitions import build_defs
+from rba_pipeline.jobs import PUBLISH
 from rba_pipeline.resources.ports import LOOPBACK, free_port, somebody_listens
 from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline_tests.documented import named
@@ -33,6 +35,8 @@ from rba_pipeline_tests.oracle_service import OracleService, Reply, oracle_vecto
 pytestmark = pytest.mark.postgres
 
 SUBJECTS = ("tolls", "banknotes", "credit", "exports", "housing", "wages", "shipping", "wheat")
+
+ASSETS = ("documents", "chunks", "embeddings", "vectors")
 
 LOCATIONS = """
 { workspaceOrError { ... on Workspace { locationEntries { name loadStatus } } } }
@@ -92,6 +96,15 @@ def published(
         sql.SQL("CREATE DATABASE {} TEMPLATE three_years").format(own),
     )
     return installation
+
+
+def run_steps(installation: Installation, key: str, *assets: str) -> dg.ExecuteInProcessResult:
+    """Materialise some assets of one partition; raise what makes one of them fail."""
+    job = build_defs(installation.settings, retry_policy=None).resolve_job_def(PUBLISH)
+    with dg.DagsterInstance.get() as instance:
+        return job.execute_in_process(
+            partition_key=key, instance=instance, asset_selection=[dg.AssetKey(of) for of in assets]
+        )
 
 
 def execute(postgres: EmbeddedPostgres, *statements: sql.Composable) -> None:
@@ -231,6 +244,38 @@ def test_a_moved_document_is_not_lost_before_its_new_partition_runs(
 
     assert failures(results) == []
     assert published.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("of_new_partition", "year"),
+    [
+        pytest.param(ASSETS[:1], 2011, id="catalogued"),
+        pytest.param(ASSETS, 2012, id="published"),
+    ],
+)
+def test_a_document_that_moves_before_its_vectors_are_published_is_left_to_its_new_partition(
+    published: Installation, of_new_partition: tuple[str, ...], year: int
+) -> None:
+    run_steps(published, "2011-01-01", *ASSETS[:3])
+    published.add(
+        "2011/mr-3.html",
+        title="Statement of March 2011",
+        day="5 March 2012",
+        paragraphs=paragraphs(201103, 8),
+    )
+    run_steps(published, "2012-01-01", *of_new_partition)
+    before = published.rows()
+
+    result = run_steps(published, "2011-01-01", "vectors")
+
+    [made] = result.asset_materializations_for_node("vectors")
+    moved = [row for row in before.values() if "figure 201103-" in row[6]]
+    stayed = [row for row in before.values() if "figure 201109-" in row[6]]
+    assert {row[7].year for row in moved} == {year}
+    assert made.metadata["vectors"].value == len(stayed)
+    assert published.rows() == before
+    assert failures(published.run("2012-01-01")) == []
+    assert {row[7].year for row in published.rows().values() if row[2] == moved[0][2]} == {2012}
 
 
 @pytest.mark.parametrize(

@@ -55,15 +55,19 @@ def vectors_asset(
         """One searchable chunk: its passage, its document and its vector, in Postgres.
 
         A partition is published in one transaction, new in, changed replaced, gone deleted; it can
-        be rebuilt from the record without embedding anything.
+        be rebuilt from the record without embedding anything. A document that was filed in another
+        partition after it was recorded here is left to that one.
         """
         window, stopwatch = window_in(context), Stopwatch("vectors")
         with stopwatch.stage(Stage.READING):
-            catalogue = source.catalogue(today())
             made, digest = embedding_store.outcomes(window), records.digest(window)
 
         def read(items: Iterable[Item]) -> Iterator[Item]:
             return stopwatch.timed(Stage.READING, items)
+
+        def elsewhere() -> list[str]:
+            with stopwatch.stage(Stage.READING):
+                return source.catalogue(today()).elsewhere(window.start, window.end)
 
         def in_line(waited_s: float) -> float:
             context.log.info("waiting for other runs that publish into the same corpus")
@@ -77,7 +81,7 @@ def vectors_asset(
                 embedding_store.vectors(made.space.id, window.year, lacking)
             ),
             quarantined=made.quarantined.keys(),
-            elsewhere=catalogue.elsewhere(window.start, window.end),
+            elsewhere=elsewhere,
         )
         with stopwatch.stage(Stage.DATABASE):
             published = vector_store.publish(
@@ -90,7 +94,7 @@ def vectors_asset(
             served = vector_store.published_documents(made.space.id)
 
         with stopwatch.stage(Stage.CHECKING):
-            sum_of_all = _sum_of_all(context, partitions, catalogue, served)
+            sum_of_all = _sum_of_all(context, partitions, source.catalogue(today()), served)
         times = stopwatch.times()
         steps, leaning = earlier_in_run(context)
         return dg.MaterializeResult(

@@ -133,7 +133,8 @@ SERVED_SPACE = Check(
 )
 DOCUMENTS_PUBLISHED = Check(
     "documents_published",
-    "Search has the documents of the partition that the record has, and no other.",
+    "Search has the documents of the partition that the record has, but for those filed in another "
+    "one since, and no other.",
     "look for a trigger, a rule or another program that writes the table documents; then "
     "materialise 'vectors' again.",
 )

@@ -130,7 +130,7 @@ class Publication:
             "space": space.id,
             "start": window.start,
             "end": window.end,
-            "elsewhere": list(content.elsewhere),
+            "elsewhere": list[str](),
         }
 
     def publish(self, stopwatch: Stopwatch) -> Published:
@@ -172,9 +172,12 @@ class Publication:
 
     def _stage(self) -> None:
         """Copy the window's rows aside, and the vectors that the database does not have yet."""
+        # Not asked before it is our turn: a window that published meanwhile keeps what moved there.
+        elsewhere = frozenset(self._content.elsewhere())
+        self._about["elsewhere"] = list(elsewhere)
         self._connection.execute(staging.TABLES)
-        staging.copy_documents(self._connection, self._content.documents(), self._corpus)
-        staging.copy_chunks(self._connection, self._content.chunks())
+        staging.copy_documents(self._connection, self._content.documents(), self._corpus, elsewhere)
+        staging.copy_chunks(self._connection, self._content.chunks(), elsewhere)
         # Read at the server's side: a window's hashes need not fit into memory here.
         with self._connection.cursor("missing") as missing:
             missing.itersize = _HASHES_AT_ONCE

@@ -20,23 +20,24 @@ VectorSource = Callable[[Iterable[str]], VectorBlocks]
 class Content:
     """All that is to be published of one window.
 
-    The three sources are called anew for every attempt; each call reads from the beginning.
+    The four sources are called anew for every attempt; each call reads from the beginning.
 
     Attributes:
-        documents: All documents of the window.
-        chunks: All chunks of the window, as ``RecordStore.chunk_batches`` yields them.
+        documents: All documents of the window, as it was recorded.
+        chunks: All chunks of these, as ``RecordStore.chunk_batches`` yields them.
         vectors: Called with the hashes that the database lacks, which it reads before it returns;
             yields hashes and float32 ``(n, dimensions)``.
         quarantined: Hashes of texts that have no vector, with an entry in the outcomes.
-        elsewhere: Ids of documents that other windows hold now. One that is still stored in this
-            window stays until the other one is published: it moved, it is not gone.
+        elsewhere: The ids of the documents that other windows hold now. One that is recorded for
+            this window all the same is left out, and one that is stored stays as it is, here or
+            there, until the other one is published: it moved, it is not gone.
     """
 
     documents: Callable[[], Iterable[Document]]
     chunks: Callable[[], Iterable[pa.RecordBatch]]
     vectors: VectorSource
     quarantined: Collection[str] = ()
-    elsewhere: Collection[str] = ()
+    elsewhere: Callable[[], Iterable[str]] = tuple
 
 
 TABLES = """
@@ -64,9 +65,12 @@ _CHUNK_COLUMNS = (
 
 
 def copy_documents(
-    connection: psycopg.Connection, documents: Iterable[Document], corpus: str
+    connection: psycopg.Connection,
+    documents: Iterable[Document],
+    corpus: str,
+    elsewhere: Collection[str],
 ) -> None:
-    """Copy ``documents`` into ``staged_documents``.
+    """Copy ``documents``, but for those ``elsewhere``, into ``staged_documents``.
 
     Raises:
         BadSetting: One is of another corpus.
@@ -81,11 +85,14 @@ def copy_documents(
                     f"the record is of corpus {document.corpus!r}, the vectors of "
                     f"{corpus!r}: give all resources the same, or set RBA_CORPUS"
                 )
-            copy.write_row([getattr(document, name) for name in _DOCUMENT_COLUMNS])
+            if document.document_id not in elsewhere:
+                copy.write_row([getattr(document, name) for name in _DOCUMENT_COLUMNS])
 
 
-def copy_chunks(connection: psycopg.Connection, batches: Iterable[pa.RecordBatch]) -> None:
-    """Copy chunks into ``staged_chunks``."""
+def copy_chunks(
+    connection: psycopg.Connection, batches: Iterable[pa.RecordBatch], elsewhere: Collection[str]
+) -> None:
+    """Copy chunks, but for those of documents ``elsewhere``, into ``staged_chunks``."""
     columns = ", ".join(_CHUNK_COLUMNS)
     statement = f"COPY staged_chunks ({columns}) FROM STDIN (FORMAT BINARY)"
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
@@ -94,7 +101,8 @@ def copy_chunks(connection: psycopg.Connection, batches: Iterable[pa.RecordBatch
         )
         for batch in batches:
             for row in batch.select(_CHUNK_COLUMNS).to_pylist():
-                copy.write_row(list(row.values()))
+                if row["document_id"] not in elsewhere:
+                    copy.write_row(list(row.values()))
     connection.execute(_INDEXES)
 
 

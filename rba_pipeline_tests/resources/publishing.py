@@ -59,6 +59,7 @@ def publish(
     window: Window = YEAR,
     vectors: OfAll | None = None,
     quarantined: Iterable[str] = (),
+    elsewhere: Callable[[], Iterable[str]] = tuple,
 ) -> Published:
     """Publish ``texts`` as all that there is in ``window``."""
     content = Content(
@@ -66,6 +67,7 @@ def publish(
         chunks=lambda: chunk_batches(texts, store.corpus),
         vectors=reading_first(vectors or vectors_from(texts)),
         quarantined=tuple(quarantined),
+        elsewhere=elsewhere,
     )
     return store.publish(space, window, content)
 

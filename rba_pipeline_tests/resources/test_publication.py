@@ -31,6 +31,7 @@ from rba_pipeline_tests.resources.publishing import (
 from rba_pipeline_tests.resources.sample_records import (
     CORPUS,
     SPACE,
+    YEAR,
     document,
     sha256,
     vectors_of,
@@ -40,6 +41,7 @@ pytestmark = pytest.mark.postgres
 
 FLOODS, FROST = document("floods"), document("frost", day=date(2013, 8, 6))
 TEXTS: Texts = {FLOODS: ["water rose", "water fell"], FROST: ["ice on the pond"]}
+LATER = Window(date(2014, 1, 1), date(2015, 1, 1))
 WAIT_S = 30
 
 
@@ -116,6 +118,30 @@ def test_a_document_that_moves_here_from_another_window_is_moved_whole(store: Ve
 
     assert left.rows == left.deleted == 0
     assert store.count() == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param({}, id="not-stored"),
+        pytest.param({YEAR: date(2013, 5, 5)}, id="stored-in-this-window"),
+        pytest.param({LATER: date(2014, 5, 5)}, id="stored-in-the-other-window"),
+    ],
+)
+def test_a_document_that_another_window_holds_by_now_stays_as_it_is(
+    store: VectorStore, database_url: str, stored: dict[Window, date]
+) -> None:
+    for window, day in stored.items():
+        publish(store, {replace(FLOODS, published_on=day): ["old text"]}, window=window)
+
+    published = publish(store, TEXTS, elsewhere=lambda: [FLOODS.document_id])
+
+    assert (published.inserted, published.deleted, published.rows) == (1, 0, 1)
+    assert store.filing_dates() == sorted([*stored.values(), FROST.published_on])
+    assert [row[2] for row in rows(database_url)] == [
+        "ice on the pond",
+        *["old text" for _ in stored],
+    ]
 
 
 def test_another_window_is_not_touched(store: VectorStore) -> None:
@@ -248,3 +274,29 @@ def test_two_publications_of_one_window_follow_each_other(
 
     assert seen_by_second == [3]
     assert [row[2] for row in rows(database_url)] == ["last words"]
+
+
+def test_a_document_that_moves_while_its_window_waits_is_not_taken_back(
+    store: VectorStore, database_url: str
+) -> None:
+    inside, go_on, moved = threading.Event(), threading.Event(), list[str]()
+
+    def hold(wanted: set[str]) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        inside.set()
+        go_on.wait(WAIT_S)
+        yield from vectors_from(TEXTS)(wanted)
+
+    later = {replace(FLOODS, published_on=date(2014, 5, 5)): TEXTS[FLOODS]}
+    with ThreadPoolExecutor(2) as pool, store_of(database_url).open() as other, ExitStack() as end:
+        end.callback(go_on.set)
+        first = pool.submit(publish, store, later, window=LATER, vectors=hold)
+        assert inside.wait(WAIT_S)
+        second = pool.submit(publish, other, TEXTS, elsewhere=lambda: list(moved))
+        wait_for_a_waiting_lock(database_url)
+        moved.append(FLOODS.document_id)
+        go_on.set()
+
+        assert first.result(WAIT_S).inserted == 2
+        assert second.result(WAIT_S).rows == 1
+
+    assert store.filing_dates() == [FROST.published_on, date(2014, 5, 5)]

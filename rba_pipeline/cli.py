@@ -206,8 +206,8 @@ def quarantine(context: click.Context, corpus: str | None) -> None:
         entries = found.vector_store.quarantine()
     for entry in entries:
         place = f"{entry.window_start} to {entry.window_end}: " if entry.kind == "text" else ""
-        tries = f"\t{entry.attempts} tries" if entry.kind == "text" else ""
-        click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{place}{entry.detail}{tries}")
+        runs = f"\tin vain in {entry.attempts} runs" if entry.kind == "text" else ""
+        click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{place}{entry.detail}{runs}")
     click.echo(f"{len(entries)} in quarantine", err=True)
 
 

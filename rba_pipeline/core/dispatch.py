@@ -4,6 +4,7 @@ The caller sends what ``next_request`` says, tells what came of it, and asks aga
 seconds on the caller's monotonic clock.
 """
 
+import math
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from rba_pipeline.core import recovery
 from rba_pipeline.core.backlog import BacklogSteps
 from rba_pipeline.core.blame import Blame
-from rba_pipeline.core.embeddings import CANARY, Rejection, Text
+from rba_pipeline.core.embeddings import Rejection, Text
 from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
@@ -87,8 +88,9 @@ class Dispatch:
     failure: EmbeddingError | None = None
     refusals: int = 0
     _kept: int = 0
-    _in_flight: int = 0
+    _sent_at_s: list[float] = field(default_factory=list)
     _probes: int = 0
+    _controls: int = 0
     _too_small: set[str] = field(default_factory=set)
     _unsent: Unsent = field(init=False)
     _blame: Blame = field(init=False)
@@ -107,18 +109,19 @@ class Dispatch:
 
     def next_request(self, now_s: float) -> Request | Probe | None:
         """Return what is to be sent now, or ``None``: until an answer comes, or ``wake_at``."""
-        self.failure = self.failure or self._silence.verdict(now_s)
+        asked_at_s = min(self._sent_at_s, default=math.inf)
+        self.failure = self.failure or self._silence.verdict(now_s, asked_at_s=asked_at_s)
         if self.failure is not None:
             return None
         if (address := self._replicas.probe(now_s)) is not None:
             return self._probe(address)
         if self._blame.is_doubtful:
-            return None if self._probes else self._control(now_s)
+            return None if self._controls else self._control(now_s)
         if self._fruitless.verdict(now_s) is not None:
             # Somebody is well, and nothing is embedded: a control shows whose fault that is, with
             # nothing beside it, for what takes a service down would take it along.
-            return None if self.is_busy else self._control(now_s)
-        if self._in_flight >= self.pace.now.parallel_batches:
+            return None if self._embeds else self._control(now_s)
+        if len(self._sent_at_s) >= self.pace.now.parallel_batches:
             return None
         place, replica = self._due(now_s)
         if replica is None:
@@ -126,7 +129,7 @@ class Dispatch:
         batch = self._fresh_batch() if place is None else self._unsent.again.pop(place)
         if (
             batch is None
-            and not self._in_flight
+            and not self._sent_at_s
             and (due := self._unsent.due(now_s, self._blame.answers))
         ):
             # It goes alone, or nobody is left who did not fail at it, or can be waited for.
@@ -138,7 +141,7 @@ class Dispatch:
             # Its own answers make the room.
             self._unsent.again.insert(0, batch)
             return None
-        self._in_flight += 1
+        self._sent_at_s.append(now_s)
         self._replicas.set(sent := replica.sent(batch.tokens, to_itself=batch.goes_alone))
         return Request(
             batch, replica.address, now_s, self.pace.change, sent.tokens, self._blame.answers,
@@ -170,7 +173,7 @@ class Dispatch:
     @property
     def is_busy(self) -> bool:
         """Return whether a request or a probe is in flight."""
-        return bool(self._in_flight or self._probes)
+        return bool(self._sent_at_s or self._probes or self._controls)
 
     @property
     def is_done(self) -> bool:
@@ -178,7 +181,7 @@ class Dispatch:
 
         A probe may still be: who is well does not matter any more.
         """
-        if self._in_flight:
+        if self._sent_at_s:
             return False
         return self.failure is not None or not (self._unsent or self._blame.is_open)
 
@@ -209,8 +212,9 @@ class Dispatch:
                 self._refused(request, after_refusal)
                 self._unsent.add((batch,))
             case ServiceUnavailable():
+                wait_s, jitter = self._wait_s(error, 0.0), self.jitter()
                 self._replicas.set(
-                    replica.failed(batch.tokens, now_s, wait_s=self._wait_s(error, 0.0))
+                    replica.failed(batch.tokens, now_s, wait_s=wait_s, jitter=jitter)
                 )
                 timed_out = isinstance(error, RequestTimedOut)
                 if timed_out:
@@ -257,7 +261,10 @@ class Dispatch:
 
     def probed(self, probe: Probe, error: EmbeddingError | None, now_s: float) -> None:
         """Take note of a probe's end."""
-        self._probes -= 1
+        if probe.is_control:
+            self._controls -= 1
+        else:
+            self._probes -= 1
         replica = self._replicas[probe.address]
         if error is None:
             self._replicas.set(replica.probed(now_s, is_well=True))
@@ -270,7 +277,8 @@ class Dispatch:
             return
         if isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
             wait_s = 0.0 if isinstance(error, ModelFailed) else self._wait_s(error, 0.0)
-            self._replicas.set(replica.probed(now_s, is_well=False, wait_s=wait_s))
+            after = replica.probed(now_s, is_well=False, wait_s=wait_s, jitter=self.jitter())
+            self._replicas.set(after)
             self._fail_silently(error, now_s)
         elif not probe.is_control:
             self.failure = self.failure or error
@@ -322,9 +330,15 @@ class Dispatch:
             return None
         return self._unsent.take(size, self.limits.request_tokens)
 
-    def _probe(self, address: str, text: str = CANARY) -> Probe:
+    @property
+    def _embeds(self) -> bool:
+        """Return whether something else than a probe is in flight: who stalls at one, stops nobody
+        who is well."""
+        return bool(self._sent_at_s or self._controls)
+
+    def _probe(self, address: str) -> Probe:
         self._probes += 1
-        return Probe(address, text)
+        return Probe(address)
 
     def _control(self, now_s: float) -> Probe | None:
         replica = self._replicas.chosen(now_s, self._too_small)
@@ -334,12 +348,13 @@ class Dispatch:
             # It is for one that is away to say.
             return None
         failed = [text for batch in self._unsent.again for text in batch.texts]
-        return self._probe(replica.address, self._blame.control(failed))
+        self._controls += 1
+        return Probe(replica.address, self._blame.control(failed))
 
     def _sign_of_life(self, now_s: float) -> Probe | None:
         """Return a probe where nothing goes on, and everything that is left waits for an answer."""
         waits = self._unsent.waits_for_proof(self._blame.answers)
-        if self.is_busy or not waits or not (self._unsent.again or self._blame.is_open):
+        if self._embeds or not waits or not (self._unsent.again or self._blame.is_open):
             return None
         if self._blame.is_open:
             return self._control(now_s)
@@ -353,7 +368,7 @@ class Dispatch:
         return min(told_s * self.jitter(), self.limits.outage_s / FEWEST_FAILURES)
 
     def _ended(self, request: Request) -> Replica:
-        self._in_flight -= 1
+        self._sent_at_s.remove(request.sent_at_s)
         return self._replicas[request.address]
 
     def _seen(self, request: Request, now_s: float) -> recovery.Seen:
@@ -378,5 +393,5 @@ class Dispatch:
         self._judge()
 
     def _judge(self, *, is_last: bool = False) -> None:
-        is_last = is_last or not (self._in_flight or self._unsent)
+        is_last = is_last or not (self._sent_at_s or self._unsent)
         self._unsent.add(self._blame.judge(is_last=is_last))

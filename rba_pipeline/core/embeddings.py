@@ -16,10 +16,9 @@ Item = TypeVar("Item")
 
 # Unit length as the service promises it, with room for float32 and half-precision rounding.
 NORM_TOLERANCE = 1e-3
-# Reasons that may pass, and after how many failed requests a text is not sent again by itself:
-# three runs, usually.
+# Reasons that may pass, and after how many runs in vain a text is not sent again by itself.
 PASSING_REASONS = frozenset({"model_failed", "timed_out", "connection_lost"})
-ATTEMPTS_TO_HOLD = 9
+RUNS_TO_HOLD = 3
 # Embedded to see whether a service is well, and whether it is still the same.
 CANARY = "A canary in a mine sings one song; when it sings another, or none, the miners leave."
 # Of it, in any tokenizer that makes a token of a word at least.
@@ -61,7 +60,11 @@ def as_long_as(text: Text) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A text that the service can never embed, and its reason code."""
+    """A text that the service can never embed, and its reason code.
+
+    Attributes:
+        attempts: Failed requests of this run that held it; 0: they are not held against it.
+    """
 
     text_hash: str
     reason: str
@@ -76,8 +79,7 @@ class Outcome:
         outcome: ``embedded`` now, ``reused`` from an earlier run, ``truncated`` (its vector is of
             its beginning, made now or earlier), or ``quarantined``.
         reason: A code, only for a quarantined text.
-        attempts: How often a quarantined text was sent in vain, over all runs; 0 if it is to be
-            tried again.
+        attempts: How many runs sent a quarantined text in vain; 0 if it is to be tried again.
         is_forgotten: A quarantined text that nobody wants to hear of again.
     """
 
@@ -99,7 +101,7 @@ class Outcome:
         if self.reason == "text_too_long" and truncate:
             return False
         # What the service says of a text stays true; what it failed at may have been its own fault.
-        passing = self.reason in PASSING_REASONS and self.attempts < ATTEMPTS_TO_HOLD
+        passing = self.reason in PASSING_REASONS and self.attempts < RUNS_TO_HOLD
         return self.is_forgotten or not passing
 
 
@@ -143,7 +145,7 @@ def outcome_of(
     if state in ("embedded", "truncated", "reused"):
         return Outcome(text_hash, state, None, 0, tokens)
     if rejection is not None:
-        attempts = rejection.attempts + (before.attempts if before else 0)
+        attempts = min(rejection.attempts, 1) + (before.attempts if before else 0)
         is_forgotten = before is not None and before.is_forgotten
         return Outcome(text_hash, "quarantined", rejection.reason, attempts, tokens, is_forgotten)
     if before is None and state == "held":

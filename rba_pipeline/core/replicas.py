@@ -90,30 +90,37 @@ class Replica:
         """Return the state after an answer that says nothing of the service's health."""
         return self._without(tokens)
 
-    def failed(self, tokens: int, now_s: float, *, wait_s: float, patience: int = 1) -> "Replica":
+    def failed(
+        self, tokens: int, now_s: float, *, wait_s: float, patience: int = 1, jitter: float = 1.0
+    ) -> "Replica":
         """Return the state after a failure: left out, if it was the ``patience``-th in a row.
 
         Args:
             wait_s: Seconds that it named itself, or 0.
+            jitter: Factor for how long it is left out where it named none.
         """
         after = replace(self._without(tokens), failures=self.failures + 1)
         # All requests that were in flight at one crash are one failure.
         if after.failures < patience or self.out_until_s is not None:
             return after
-        return after._left_out(now_s, wait_s)
+        return after._left_out(now_s, wait_s, jitter)
 
-    def probed(self, now_s: float, *, is_well: bool, wait_s: float = 0.0) -> "Replica":
+    def probed(
+        self, now_s: float, *, is_well: bool, wait_s: float = 0.0, jitter: float = 1.0
+    ) -> "Replica":
         """Return the state after a probe: it takes part again, or is left out for longer."""
         after = replace(self, is_probed=False)
-        return replace(after, out_until_s=None) if is_well else after._left_out(now_s, wait_s)
+        if is_well:
+            return replace(after, out_until_s=None)
+        return after._left_out(now_s, wait_s, jitter)
 
     def suspected(self, now_s: float) -> "Replica":
         """Return the state of an address that has to be shown to be well at once."""
         return self if self.out_until_s is not None else replace(self, out_until_s=now_s)
 
-    def _left_out(self, now_s: float, wait_s: float) -> "Replica":
+    def _left_out(self, now_s: float, wait_s: float, jitter: float) -> "Replica":
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.pauses, 10))
-        until_s = now_s + max(wait_s, pause_s)
+        until_s = now_s + max(wait_s, pause_s * jitter)
         return replace(self, pauses=self.pauses + 1, out_until_s=until_s)
 
     def _without(self, tokens: int) -> "Replica":
@@ -122,9 +129,10 @@ class Replica:
 
 
 def chosen(
-    replicas: Collection[Replica], tokens: int, now_s: float, *, avoid: Collection[str] = ()
+    replicas: Collection[Replica], now_s: float, *, avoid: Collection[str] = ()
 ) -> Replica | None:
-    """Return who answers a request of ``tokens`` soonest, by measured speed; ``None``: nobody may.
+    """Return who is the first to have nothing left in flight, by measured speed; ``None``: nobody
+    may. So nobody who is well is idle, however slow.
 
     An address whose speed is unknown is taken to be as fast as the fastest. Those to ``avoid`` get
     it only where no other one takes part.
@@ -132,7 +140,7 @@ def chosen(
     fastest = max((each.rate for each in replicas), default=0.0) or 1.0
 
     def expected_s(replica: Replica) -> float:
-        return (replica.tokens + tokens) / (replica.rate or fastest)
+        return replica.tokens / (replica.rate or fastest)
 
     others = [each for each in replicas if each.takes_part and each.address not in avoid]
     able = [each for each in others or replicas if each.takes_requests(now_s)]
@@ -159,7 +167,7 @@ class Replicas:
 
     def chosen(self, now_s: float, avoid: Collection[str] = ()) -> Replica | None:
         """Return who gets the next request; see ``chosen``."""
-        return chosen(self._by_address.values(), 0, now_s, avoid=avoid)
+        return chosen(self._by_address.values(), now_s, avoid=avoid)
 
     def probe(self, now_s: float) -> str | None:
         """Return an address that is to be probed now, and take it to be."""

@@ -1,5 +1,6 @@
 """How long a run goes on while nothing is answered: the circuit breaker."""
 
+import math
 from dataclasses import dataclass
 
 from rba_pipeline.core.errors import (
@@ -37,11 +38,16 @@ class Silence:
         """Return when it will have lasted too long; ``None`` while there is none."""
         return None if self.since_s is None else self.since_s + self.outage_s
 
-    def verdict(self, now_s: float) -> EmbeddingError | None:
-        """Return the error that ends the run, of the kind of its last failure; ``None``: go on."""
+    def verdict(self, now_s: float, *, asked_at_s: float = math.inf) -> EmbeddingError | None:
+        """Return the error that ends the run, of the kind of its last failure; ``None``: go on.
+
+        Args:
+            asked_at_s: When the oldest request was sent that is still in flight. One that was sent
+                before the first failure is waited for: who is slow is well.
+        """
         if self.last is None or self.since_s is None or self.failures < FEWEST_FAILURES:
             return None
-        if now_s < self.since_s + self.outage_s:
+        if now_s < self.since_s + self.outage_s or asked_at_s < self.since_s:
             return None
         said = (
             f"{self.last}. Nothing was answered for {now_s - self.since_s:.0f} s, in "

@@ -42,7 +42,7 @@ OUTCOMES = pa.schema(
             "embedded by this run, reused from an earlier one, truncated, or quarantined",
         ),
         described("reason", pa.string(), "Why it is in quarantine"),
-        described("attempts", pa.int32(), "How often it was sent in vain, over all runs"),
+        described("attempts", pa.int32(), "How many runs sent it in vain"),
         described("tokens", pa.int32(), "Length, as the model counts"),
         described("is_forgotten", pa.bool_(), "In quarantine, and no longer listed there"),
     ]

@@ -111,7 +111,7 @@ class EmbeddingStream:
         self._in_flight: dict[Future[Vectors | None], Request | Probe] = {}
         self._answers: list[_Answer] = []
         self._first_answer_at = 0.0
-        self._started = self._moved_at_s = time.monotonic()
+        self._started = self._moved_at_s = self._looked_at_s = time.monotonic()
         self._tell_at_s = math.inf
 
     def parts(self, on_progress: OnProgress) -> Iterator[Part]:
@@ -144,7 +144,7 @@ class EmbeddingStream:
 
     def _send(self, pool: ThreadPoolExecutor) -> bool:
         """Send what may be sent now; return whether there is anything to wait for."""
-        while (task := self._dispatch.next_request(time.monotonic())) is not None:
+        while (task := self._next()) is not None:
             if isinstance(task, Request):
                 self._traffic.requests += 1
                 self._traffic.texts_sent += len(task.batch.texts)
@@ -155,6 +155,11 @@ class EmbeddingStream:
         self._traffic.stopwatch.allow(self._dispatch.pace.now.parallel_batches)
         self._note_pace()
         return not self._dispatch.is_done
+
+    def _next(self) -> Request | Probe | None:
+        # What is due later is asked for from the same moment on, lest something is due in between.
+        self._looked_at_s = time.monotonic()
+        return self._dispatch.next_request(self._looked_at_s)
 
     def _asked(self, task: Request | Probe) -> Vectors | None:
         """Send one request; runs in a worker thread."""
@@ -179,7 +184,7 @@ class EmbeddingStream:
     def _collect(self) -> None:
         """Wait until an answer comes, or something else is due."""
         now_s = time.monotonic()
-        due = [self._dispatch.wake_at(now_s)]
+        due = [self._dispatch.wake_at(self._looked_at_s)]
         if self._answers:
             due.append(self._first_answer_at + KEEP_WITHIN_S)
         moments = [moment for moment in due if moment is not None]
@@ -187,7 +192,7 @@ class EmbeddingStream:
             if not moments:
                 raise RuntimeError("nothing in flight and nothing due: this is a bug in Dispatch")
             with self._traffic.stopwatch.stage(Stage.HELD):
-                self._client.pause(min(*moments, self._tell_at_s) - now_s)
+                self._client.pause(max(0.0, min(*moments, self._tell_at_s) - now_s))
             return
         # Every request ends by its own deadline; this one only guards against our own bugs.
         guard_s = self._moved_at_s + 2 * self._client.timeout_s + 60

@@ -107,7 +107,7 @@ def test_a_text_that_another_run_took_out_of_quarantine_meanwhile_is_said_to_be_
 
 
 REJECTED = Rejection("a", "model_failed", attempts=3)
-FAILED = quarantined("a", "model_failed", 3)
+FAILED = quarantined("a", "model_failed", 1)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ FAILED = quarantined("a", "model_failed", 3)
         pytest.param("embedded", None, FAILED, ("embedded", None, 0), id="embedded-at-last"),
         pytest.param("truncated", None, None, ("truncated", None, 0), id="cut"),
         pytest.param("reused", None, None, ("reused", None, 0), id="reused"),
-        pytest.param("taken", REJECTED, None, ("quarantined", "model_failed", 3), id="rejected"),
+        pytest.param("taken", REJECTED, None, ("quarantined", "model_failed", 1), id="rejected"),
         pytest.param(
-            "taken", REJECTED, FAILED, ("quarantined", "model_failed", 6), id="attempts-add-up"
+            "taken", REJECTED, FAILED, ("quarantined", "model_failed", 2), id="runs-add-up"
         ),
-        pytest.param("held", None, FAILED, ("quarantined", "model_failed", 3), id="held"),
+        pytest.param("held", None, FAILED, ("quarantined", "model_failed", 1), id="held"),
     ],
 )
 def test_every_text_has_one_outcome(
@@ -143,11 +143,11 @@ def test_every_text_has_one_outcome(
         pytest.param(quarantined("a", "text_empty", 1), False, True, id="never-embeddable"),
         pytest.param(quarantined("a", "text_too_long", 1), False, True, id="too-long"),
         pytest.param(quarantined("a", "text_too_long", 1), True, False, id="may-be-cut-now"),
-        pytest.param(quarantined("a", "model_failed", 3), False, False, id="may-pass"),
-        pytest.param(quarantined("a", "model_failed", 9), False, True, id="does-not-pass"),
+        pytest.param(quarantined("a", "model_failed", 2), False, False, id="may-pass"),
+        pytest.param(quarantined("a", "model_failed", 3), False, True, id="does-not-pass"),
         pytest.param(quarantined("a", "text_empty", 0), False, False, id="to-be-retried"),
         pytest.param(
-            quarantined("a", "model_failed", 3, is_forgotten=True), False, True, id="forgotten"
+            quarantined("a", "model_failed", 1, is_forgotten=True), False, True, id="forgotten"
         ),
     ],
 )

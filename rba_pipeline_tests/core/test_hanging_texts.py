@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from rba_pipeline.core.errors import EmbeddingError, ModelFailed, RequestTimedOut
+from rba_pipeline.core.errors import (
+    EmbeddingError,
+    ModelFailed,
+    RequestTimedOut,
+    ServiceUnavailable,
+)
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline_tests.core.simulated_run import Run, Service, run, texts
 
@@ -57,6 +62,33 @@ def test_a_text_that_hangs_is_found_and_its_neighbours_are_embedded(
         # Once per halving, four times alone, and where nobody saw whose doing it was.
         tried = sum(str(bad) in names for _, names in found.requests)
         assert tried <= 5 + 4 + 2 + len(addresses) - 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_an_address_that_hangs_at_its_probes_holds_up_nobody_who_is_well(count: int) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if address == "hangs":
+            return RequestTimedOut("240 s")
+        return ModelFailed("500") if "0" in names else None
+
+    found = run_as_usual(service, count, 8, 2, addresses=("well", "hangs"))
+
+    assert_embedded_but(found, count, {"0"})
+    # The one request that was sent there has its whole time-out, and no probe has.
+    assert found.ended_s < TIMEOUT_S + 30
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 4])
+def test_who_is_slow_is_waited_for_while_another_address_is_away(parallel: int) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return ServiceUnavailable("refused") if address == "away" else None
+
+    found = run(
+        service, texts(64), bounds=Bounds(8, parallel), addresses=("slow", "away"),
+        timeout_s=3600, outage_s=OUTAGE_S, seconds_per_text=50,
+    )  # fmt: skip
+
+    assert_embedded_but(found, 64, set())
 
 
 @pytest.mark.parametrize("texts_per_s", [0.12, 0.05, 0.02])

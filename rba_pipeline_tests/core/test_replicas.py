@@ -13,7 +13,7 @@ def served(address: str, tokens_per_second: float) -> Replica:
 def test_an_address_gets_work_in_proportion_to_its_measured_speed() -> None:
     replicas = {"slow": served("slow", 100), "fast": served("fast", 300)}
     for _ in range(40):
-        replica = chosen(replicas.values(), 100, 0.0)
+        replica = chosen(replicas.values(), 0.0)
         assert replica is not None
         replicas[replica.address] = replica.sent(100)
 
@@ -31,7 +31,7 @@ def test_speed_is_what_was_in_flight_over_how_long_it_took() -> None:
 def test_an_address_of_unknown_speed_is_tried() -> None:
     busy = served("a", 100).sent(100)
 
-    assert chosen([busy, Replica("b")], 100, 0.0) == Replica("b")
+    assert chosen([busy, Replica("b")], 0.0) == Replica("b")
 
 
 @pytest.mark.parametrize(
@@ -43,24 +43,24 @@ def test_an_address_of_unknown_speed_is_tried() -> None:
     ],
 )
 def test_who_may_not_get_a_request_gets_none(replica: Replica) -> None:
-    assert chosen([replica], 1, 4.0) is None
+    assert chosen([replica], 4.0) is None
 
 
 def test_one_that_is_back_is_tried_beside_what_hangs_there_since_before() -> None:
     back = Replica("a").sent(10).sent(10).failed(10, 0.0, wait_s=0.0).probed(1.0, is_well=True)
 
-    assert chosen([back], 1, 1.0) == back
-    assert chosen([tried := back.sent(10)], 1, 1.0) is None
+    assert chosen([back], 1.0) == back
+    assert chosen([tried := back.sent(10)], 1.0) is None
     assert not tried.is_reserved
-    assert (well := tried.answered(10, 20, 0.1)) == chosen([well], 1, 1.0)
+    assert (well := tried.answered(10, 20, 0.1)) == chosen([well], 1.0)
 
 
 def test_an_address_to_avoid_gets_a_request_only_where_no_other_takes_part() -> None:
     one, other = Replica("a"), Replica("b", held_until_s=5.0)
 
-    assert chosen([one, other], 1, 0.0, avoid={"a"}) is None
-    assert chosen([one, other], 1, 5.0, avoid={"a"}) == other
-    assert chosen([one, Replica("b", out_until_s=0.0)], 1, 0.0, avoid={"a"}) == one
+    assert chosen([one, other], 0.0, avoid={"a"}) is None
+    assert chosen([one, other], 5.0, avoid={"a"}) == other
+    assert chosen([one, Replica("b", out_until_s=0.0)], 0.0, avoid={"a"}) == one
 
 
 def test_pauses_double_to_a_longest_one_and_an_answer_begins_anew() -> None:
@@ -84,3 +84,16 @@ def test_requests_that_were_in_flight_at_one_crash_are_one_failure() -> None:
     crashed = Replica("a").sent(1).sent(1).failed(1, 0.0, wait_s=0.0).failed(1, 0.5, wait_s=0.0)
 
     assert (crashed.pauses, crashed.out_until_s) == (1, 1.0)
+
+
+@pytest.mark.parametrize("told_s", [0.0, 5.0])
+def test_runs_that_saw_the_same_failure_do_not_come_back_in_one_wave(told_s: float) -> None:
+    sent = Replica("a").sent(10)
+
+    first, second = (
+        sent.failed(10, 0.0, wait_s=told_s, jitter=jitter).probed(2.0, is_well=False, jitter=jitter)
+        for jitter in (1.0, 1.2)
+    )
+
+    assert first.out_until_s == 4.0
+    assert second.out_until_s == pytest.approx(4.4)

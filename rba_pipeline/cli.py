@@ -206,7 +206,7 @@ def quarantine(context: click.Context, corpus: str | None) -> None:
         entries = found.vector_store.quarantine()
     for entry in entries:
         place = f"{entry.window_start} to {entry.window_end}: " if entry.kind == "text" else ""
-        runs = f"\tin vain in {entry.attempts} runs" if entry.kind == "text" else ""
+        runs = f"\truns in vain: {entry.attempts}" if entry.kind == "text" else ""
         click.echo(f"{entry.kind}\t{entry.name}\t{entry.reason}\t{place}{entry.detail}{runs}")
     click.echo(f"{len(entries)} in quarantine", err=True)
 

@@ -11,7 +11,7 @@ from rba_pipeline.core.embeddings import Outcome
 from rba_pipeline.core.windows import Window
 
 _TEXT_DETAILS = {
-    "model_failed": "the service fails at this text, alone, and at no other",
+    "model_failed": "the service fails at this text, alone, and embeds others",
     "timed_out": "the service gives no answer to this text, alone, within timeout_s",
     "connection_lost": "the connection is lost whenever this text is sent, alone",
     "too_large": "the service cannot take this text, alone, in one request",

@@ -47,7 +47,9 @@ class Silence:
         """
         if self.last is None or self.since_s is None or self.failures < FEWEST_FAILURES:
             return None
-        if now_s < self.since_s + self.outage_s or asked_at_s < self.since_s:
+        if asked_at_s < self.since_s:
+            return None
+        if now_s < self.since_s + self.outage_s:
             return None
         said = (
             f"{self.last}. Nothing was answered for {now_s - self.since_s:.0f} s, in "

@@ -17,6 +17,7 @@ from rba_pipeline.core.errors import DatabaseError, DatabaseUnavailable
 from rba_pipeline.core.patience import Patience
 from rba_pipeline.resources import locks, schema
 from rba_pipeline.resources.refusals import Refusal, refusal_of
+from rba_pipeline.resources.watched_connection import WatchedConnection
 
 # Until pauses are at their longest, and then one per half of the longest pause.
 FIRST_ATTEMPTS, SECONDS_PER_ATTEMPT = 7, 2
@@ -194,7 +195,7 @@ class Database:
 
     def _connect(self) -> psycopg.Connection:
         if self._connection is None:
-            self._connection = psycopg.connect(self._address, autocommit=True)
+            self._connection = WatchedConnection.to(self._address)
             self._was_reached = True
         return self._connection
 

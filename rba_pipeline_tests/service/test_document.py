@@ -28,6 +28,7 @@ def document_of(service: ServiceProcess, model: str, dimensions: Sequence[int]) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("module", "model", "dimensions"),
@@ -38,7 +39,7 @@ def document_of(service: ServiceProcess, model: str, dimensions: Sequence[int]) 
             "all-MiniLM-L6-v2",
             [384],
             id="minilm",
-            marks=[pytest.mark.model, pytest.mark.long],
+            marks=pytest.mark.model,
         ),
     ],
 )

@@ -94,7 +94,7 @@ HOMES: dict[str, set[str]] = {
         "rba_pipeline.resources.staging", "rba_pipeline.resources.database",
         "rba_pipeline.resources.refusals", "rba_pipeline.resources.locks",
         "rba_pipeline.resources.vector_index", "rba_pipeline.resources.publishing",
-        "rba_pipeline.resources.served_rows",
+        "rba_pipeline.resources.served_rows", "rba_pipeline.resources.watched_connection",
         "rba_pipeline.resources.served_documents", "rba_pipeline.resources.database_health",
     },
     "requests": {"rba_pipeline.resources.deadline_http", "rba_pipeline.local_service"},

@@ -100,15 +100,17 @@ class Database:
             SchemaMismatch: The schema is not the one of this code.
             DatabaseError: Postgres refused in another way; not tried again.
         """
-        started, failed = time.monotonic(), 0
+        started, failed, first_failed = time.monotonic(), 0, 0.0
         while True:
             try:
                 return self._once(work, any_schema)
             except psycopg.Error as error:
                 failed += 1
+                first_failed = first_failed or time.monotonic()
                 refused = refusal_of(error)
                 holders = self._tidy(refused)
-                elapsed_s = time.monotonic() - started
+                # How long work went well before it failed is no time of trouble; a lock's is.
+                elapsed_s = time.monotonic() - (started if refused.is_lock else first_failed)
                 pause_s = self._pause_s(refused, failed, elapsed_s)
                 if pause_s is None or self._closing.wait(pause_s):
                     often = f" {failed} times within {elapsed_s:.1f} s" if failed > 1 else ""

@@ -29,6 +29,8 @@ from rba_pipeline.resources.store_root import StoreRoot
 
 # Seconds for a file where there is a budget. One that breaks its process may take them twice.
 HASTY_FILE_S = 20.0
+# Of the documents that are known, as many may be gone without being asked for: a few, or a share.
+MOST_GONE, MOST_GONE_SHARE = 10, 0.2
 _CORPUS = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,99}")
 
 
@@ -79,7 +81,8 @@ class DocumentSource(CheckedResource):
     max_parse_memory_bytes: int = _limit("max_parse_memory_bytes")
     allow_mass_delete: bool = Field(
         default=False,
-        description="Accept a source in which not one of the documents kept from it is left.",
+        description="Accept a source from which many of the documents kept from it are gone: all, "
+        f"or more than {MOST_GONE} and more than {MOST_GONE_SHARE:.0%}.",
     )
 
     @classmethod
@@ -182,14 +185,17 @@ class DocumentSource(CheckedResource):
 
     def _refuse_mass_delete(self, wanted: list[Found], before: dict[str, Entry]) -> None:
         known = {path for path, entry in before.items() if entry.reason is None}
-        gone = {file.path for file in wanted if _is_missing(file)}
-        if not known or self.allow_mass_delete or known & ({file.path for file in wanted} - gone):
+        left = known & {file.path for file in wanted if not _is_missing(file)}
+        gone = len(known) - len(left)
+        few = gone <= max(MOST_GONE, MOST_GONE_SHARE * len(known))
+        if not known or self.allow_mass_delete or (left and few):
             return
         raise SourceUnavailable(
-            f"{self.url} holds none of the {len(known)} documents of corpus {self.corpus!r}: it "
-            "looks like a folder that is not mounted, or like another one of the same name. "
-            "Nothing was changed. For another corpus set RBA_CORPUS; if the documents are to "
-            "go, set resources > source > config > allow_mass_delete: true for one run"
+            f"{self.url} holds {len(left) or 'none'} of the {len(known)} documents of corpus "
+            f"{self.corpus!r}: it looks like a folder that is not mounted, or like another one of "
+            f"the same name. Nothing was changed. For another corpus set RBA_CORPUS; if {gone} "
+            "documents are to go, set resources > source > config > allow_mass_delete: true for "
+            "one run"
         )
 
 

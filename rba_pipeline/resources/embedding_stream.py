@@ -21,6 +21,8 @@ from rba_pipeline.resources.stopwatch import Stopwatch
 
 # A part is due when this many seconds passed since its first answer, however few there are.
 KEEP_WITHIN_S = 2.0
+# A probe is a sentence: an address is not left alone for a whole time-out of large batches for it.
+PROBE_S = 100.0
 # How many requests' worth of texts are sorted by length before they are sent.
 LOOK_AHEAD_REQUESTS = 64
 # Longest path of the pace that is kept for the run's picture.
@@ -167,7 +169,8 @@ class EmbeddingStream:
             self._client.embed(task.address, [task.text], info=self._info, truncate=True)
             return None
         if isinstance(task, Probe):
-            self._client.check_canary(task.address, self._info, self._canary)
+            deadline_s = min(self._client.timeout_s, PROBE_S)
+            self._client.check_canary(task.address, self._info, self._canary, deadline_s)
             return None
         texts = [text.text for text in task.batch.texts]
         with self._traffic.stopwatch.request():

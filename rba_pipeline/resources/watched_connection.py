@@ -5,6 +5,7 @@ from typing import Self
 
 import psycopg
 from psycopg.abc import RV, PQGen
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready
 
@@ -67,8 +68,13 @@ class WatchedConnection(psycopg.Connection[TupleRow]):
             return done
 
     def _somebody_answers(self) -> bool:
+        # The same server, where the address names several.
+        info = self.info
+        there = make_conninfo(
+            self._address, host=info.host, hostaddr=info.hostaddr or None, port=info.port
+        )
         try:
-            psycopg.connect(self._address).close()
+            psycopg.connect(there).close()
         except psycopg.errors.ConnectionTimeout:
             return False
         except psycopg.OperationalError:

@@ -177,6 +177,22 @@ class TestKills:
         assert published.rows == 3
         assert_published_once(doomed.database_url, TEXTS)
 
+    def test_d7_work_that_went_well_for_longer_than_one_tries_again_is_tried_again(
+        self, database_url: str
+    ) -> None:
+        def strike_late() -> None:
+            with psycopg.connect(database_url) as connection:
+                connection.execute("SELECT pg_sleep(1.5)")
+            end_other_connections(database_url)
+
+        striking = Striking(TEXTS, "amid vectors", strike_late)
+        with store_of(database_url, retry_for_s=1).open() as store:
+            store.migrate()
+            store.publish(SPACE, YEAR, striking.content())
+
+        assert striking.attempts == 2
+        assert_published_once(database_url, TEXTS)
+
     def test_d2_a_server_that_does_not_come_back_is_named_with_the_attempts(
         self, database_url: str
     ) -> None:

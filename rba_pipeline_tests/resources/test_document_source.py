@@ -367,6 +367,43 @@ def test_an_empty_folder_is_refused_unless_meant(corpus: Corpus, listed: bool) -
     assert corpus.paths() == []
 
 
+@pytest.mark.case("T12")
+@pytest.mark.parametrize("gone", [11, 29])
+def test_a_folder_that_is_not_mounted_takes_nothing_with_it_unless_meant(
+    corpus: Corpus, gone: int
+) -> None:
+    """A few may go unasked, or a fifth of all."""
+    files = [
+        corpus.put(f"mounted/{n}.txt", text_of("3 May 2020", f"words {n}")) for n in range(gone)
+    ]
+    for n in range(30 - gone):
+        corpus.put(f"{n}.txt", text_of("3 May 2020", f"words {gone + n}"))
+    corpus.refresh()
+    for file in files:
+        file.unlink()
+
+    with pytest.raises(
+        SourceUnavailable, match=rf"holds {30 - gone} of the 30 .*allow_mass_delete"
+    ):
+        corpus.refresh()
+    assert len(corpus.paths()) == 30
+
+    corpus.refresh(allow_mass_delete=True)
+    assert len(corpus.paths()) == 30 - gone
+
+
+@pytest.mark.case("T12")
+@pytest.mark.parametrize(("known", "gone"), [(12, 10), (60, 12)])
+def test_a_few_documents_or_a_fifth_go_unasked(corpus: Corpus, known: int, gone: int) -> None:
+    files = [corpus.put(f"{n}.txt", text_of("3 May 2020", f"words {n}")) for n in range(known)]
+    corpus.refresh()
+    for file in files[:gone]:
+        file.unlink()
+
+    assert corpus.refresh().removed == gone
+    assert len(corpus.paths()) == known - gone
+
+
 def test_another_folder_of_the_same_name_is_refused_unless_meant(corpus: Corpus) -> None:
     corpus.put("b.txt", text_of("4 May 2020"))
     corpus.refresh()

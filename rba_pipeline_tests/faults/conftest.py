@@ -7,6 +7,7 @@ import pytest
 
 from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline_tests.faults.cluster import Cluster
 from rba_pipeline_tests.faults.invariants import PHRASE
 from rba_pipeline_tests.faults.live_dagster import LiveDagster, empty, make_project
 from rba_pipeline_tests.installation import Installation
@@ -75,6 +76,13 @@ def project(installation: Installation, adaptive: str) -> Installation:
     with installation.neighbours() as found:
         found.vector_store.migrate()
     return installation
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Have a server that may be killed."""
+    with Cluster() as server:
+        yield server
 
 
 @pytest.fixture

@@ -26,6 +26,24 @@ class Fate(Enum):
 
 # Gets a message's type (b"Q" query, b"P" parse, b"d" copy data, b"c" copy done, …) and its content.
 Watcher = Callable[[bytes, bytes], Fate]
+Sees = Callable[[bytes, bytes], bool]
+
+
+def query(fragment: bytes) -> Sees:
+    """Return what sees a statement with ``fragment``."""
+    return lambda kind, content: kind in (b"Q", b"P") and fragment in content
+
+
+def copying_into(table: bytes) -> Sees:
+    """Return what sees the first data of a COPY into ``table``."""
+    begun = False
+
+    def sees(kind: bytes, content: bytes) -> bool:
+        nonlocal begun
+        begun = begun or query(b"COPY " + table)(kind, content)
+        return begun and kind == b"d"
+
+    return sees
 
 
 class DatabaseProxy:
@@ -80,7 +98,12 @@ class DatabaseProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection((self._to.hostname, self._to.port))
+            try:
+                server = socket.create_connection((self._to.hostname, self._to.port))
+            except OSError:
+                # Nobody is there: to the client it is as if it had called itself.
+                client.close()
+                continue
             self._sockets += [client, server]
             muted, breaking = threading.Event(), threading.Event()
             self._start(self._to_server, client, server, muted, breaking)
@@ -127,6 +150,8 @@ class DatabaseProxy:
                 self.answer_lost.set()
                 if breaking.is_set():
                     client.shutdown(socket.SHUT_RDWR)
+        # However the server went: one that is killed resets the line.
+        with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_WR)
 
 

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 
 import numpy as np
@@ -42,6 +42,7 @@ def check_invariants(
     *,
     resent: int,
     quarantined: int = 0,
+    refused: int = 0,
 ) -> None:
     """Assert what users must be able to trust, once all runs have ended.
 
@@ -49,8 +50,9 @@ def check_invariants(
         results: The last run of every partition.
         resent: How many texts may have been sent twice, over all runs.
         quarantined: How many texts have a reason why they have no vector: no more, no fewer.
+        refused: How many chunks the database does not take, likewise.
     """
-    rows = check_what_is_kept(installation, results, quarantined=quarantined)
+    rows = check_what_is_kept(installation, results, quarantined=quarantined, refused=refused)
     _little_was_sent_twice(oracle, rows, resent)
     check_nothing_is_left_over(installation, oracle)
     for failed in filter(lambda result: result.failure, results):
@@ -63,6 +65,7 @@ def check_what_is_kept(
     results: Sequence[PartitionResult],
     *,
     quarantined: int = 0,
+    refused: int = 0,
     vector: Callable[[str], NDArray[np.float32]] = oracle_vector,
 ) -> dict[str, tuple[str, str]]:
     """I1 to I3, as ``check_invariants``; return hash and text of each chunk that has a vector.
@@ -70,7 +73,7 @@ def check_what_is_kept(
     Args:
         vector: What the service gives for a text.
     """
-    rows = _every_chunk_has_one_vector(installation, quarantined)
+    rows = _every_chunk_has_one_vector(installation, {"text": quarantined, "chunk": refused})
     _every_vector_is_its_own_texts(installation, rows, vector)
     _every_text_has_an_outcome(installation)
     for result in results:
@@ -137,13 +140,14 @@ def _threads(prefix: str) -> list[str]:
 
 
 def _every_chunk_has_one_vector(
-    installation: Installation, quarantined: int
+    installation: Installation, missing: Mapping[str, int]
 ) -> dict[str, tuple[str, str]]:
     """I1: the record and the database hold the same chunks, less what is in quarantine."""
     rows = {name: (row[5], row[6]) for name, row in installation.rows().items()}
     with installation.neighbours() as found:
-        withheld = {entry.name for entry in found.vector_store.quarantine() if entry.kind == "text"}
-        assert len(withheld) == quarantined
+        listed = [each for each in found.vector_store.quarantine() if each.kind in missing]
+        assert Counter(each.kind for each in listed) == Counter(missing)
+        withheld = {each.name for each in listed}
         recorded: dict[str, str] = {}
         for window in _windows(installation):
             for name, text_hash in _chunks(found, window):
@@ -187,10 +191,16 @@ def _metadata_says_the_same(installation: Installation, result: PartitionResult)
     filed = [day for day in _filing_days(installation) if window.start <= day < window.end]
     with installation.neighbours() as found:
         texts = {text_hash for _, text_hash in _chunks(found, window)}
-        listed = [each for each in found.vector_store.quarantine() if each.kind == "text"]
+        listed = [
+            each for each in found.vector_store.quarantine() if each.window_start == window.start
+        ]
     assert result.metadata["documents"]["documents"] == len(filed)
     assert said["texts"] == len(texts)
-    assert said["quarantined"] == sum(each.window_start == window.start for each in listed)
+    assert said["quarantined"] == sum(each.kind == "text" for each in listed)
+    # A run that failed earlier says nothing of it.
+    if result.failure is None:
+        refused = result.metadata["vectors"]["refused_by_database"]
+        assert refused == sum(each.kind == "chunk" for each in listed)
     parts = ("embedded", "reused", "truncated", "quarantined")
     assert said["texts"] == sum(said[name] for name in parts)
 

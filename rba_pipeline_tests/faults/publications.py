@@ -98,6 +98,11 @@ class Tries:
         return found
 
 
+def raising(state: str) -> str:
+    """Return the statement that fails with ``state``."""
+    return f"RAISE EXCEPTION 'on purpose' USING ERRCODE = '{state}'"
+
+
 def refuse_texts(url: str, texts: Sequence[str], state: str = "P0001") -> None:
     """Let the database refuse the chunks with these texts, and quote them in its details."""
     value(

@@ -38,6 +38,7 @@ from rba_pipeline_tests.faults.publications import (
     assert_published_once,
     backend_of,
     content_of,
+    raising,
     value,
 )
 from rba_pipeline_tests.installation import ROOT, Installation, failures
@@ -87,13 +88,6 @@ striking = Striking({document("floods"): ["water rose"]}, "amid vectors", hold)
 with store_of(sys.argv[1]).open() as store:
     store.publish(SPACE, YEAR, striking.content())
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Have a server that may be killed."""
-    with Cluster() as server:
-        yield server
 
 
 @pytest.fixture
@@ -516,11 +510,6 @@ class TestStates:
             publish(impatient, TEXTS)
 
         assert 2 <= tries.count() <= 12
-
-
-def raising(state: str) -> str:
-    """Return the statement that fails with ``state``."""
-    return f"RAISE EXCEPTION 'on purpose' USING ERRCODE = '{state}'"
 
 
 def strike_the_next_commit(proxy: DatabaseProxy, fate: Fate) -> None:

@@ -12,7 +12,6 @@ from rba_pipeline_tests.faults.publications import (
     refuse_texts,
     value,
 )
-from rba_pipeline_tests.installation import Installation, failures, total
 from rba_pipeline_tests.oracle_service import oracle_vector
 from rba_pipeline_tests.resources.publishing import Texts, publish, rows, vectors_from
 from rba_pipeline_tests.resources.sample_records import SPACE, document, sha256
@@ -95,20 +94,3 @@ def test_d9_more_refused_rows_than_can_be_their_own_fault_stop_the_publication(
 
     assert tries.count() <= 17 * 2 * 6
     assert rows(database_url) == store.quarantine() == []
-
-
-def test_d9_a_partition_with_a_refused_row_is_green_and_says_so(installation: Installation) -> None:
-    url = installation.environment["RBA_DATABASE_URL"]
-    paragraphs = [f"The tolls of bridge {number} rose again." for number in range(40)]
-    installation.add("a.html", title="Tolls", day="5 May 2011", paragraphs=paragraphs)
-    installation.environment |= {"RBA_CHUNK_TOKENS": "32", "RBA_CHUNK_OVERLAP": "0"}
-    with installation.neighbours() as found:
-        found.vector_store.migrate()
-    refuse_texts(url, ["bridge 17 "])
-
-    results = installation.run("2011-01-01")
-
-    missing = total(results, "vectors", "refused_by_database")
-    assert failures(results) == []
-    assert missing >= 1
-    assert len(installation.rows()) == total(results, "chunks", "chunks") - missing

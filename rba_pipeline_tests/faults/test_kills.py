@@ -3,12 +3,11 @@
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from rba_pipeline_tests.faults.conftest import IN_FLIGHT, PARTITION
-from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
+from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate, Sees, copying_into, query
 from rba_pipeline_tests.faults.invariants import (
     check_invariants,
     check_message,
@@ -95,22 +94,6 @@ def test_while_the_service_holds_a_request(
     assert_killed_then_well(project, oracle, process)
 
 
-def query(fragment: bytes) -> Callable[[bytes, bytes], bool]:
-    return lambda kind, content: kind in (b"Q", b"P") and fragment in content
-
-
-def copying_into(table: bytes) -> Callable[[bytes, bytes], bool]:
-    """Return what sees the first data of a COPY into ``table``."""
-    begun = False
-
-    def sees(kind: bytes, content: bytes) -> bool:
-        nonlocal begun
-        begun = begun or (kind in (b"Q", b"P") and b"COPY " + table in content)
-        return begun and kind == b"d"
-
-    return sees
-
-
 @pytest.mark.parametrize(
     ("sees", "fate"),
     [
@@ -135,7 +118,7 @@ def copying_into(table: bytes) -> Callable[[bytes, bytes], bool]:
 def test_at_a_message_to_the_database(
     project: Installation,
     oracle: OracleService,
-    sees: Callable[[bytes, bytes], bool],
+    sees: Sees,
     fate: Fate,
 ) -> None:
     direct = project.environment["RBA_DATABASE_URL"]

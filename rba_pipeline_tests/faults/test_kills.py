@@ -4,8 +4,10 @@ import signal
 import subprocess
 import threading
 
+import psycopg
 import pytest
 
+from rba_pipeline.resources.locks import lock_key
 from rba_pipeline_tests.faults.conftest import IN_FLIGHT, PARTITION
 from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate, Sees, copying_into, query
 from rba_pipeline_tests.faults.invariants import (
@@ -17,6 +19,7 @@ from rba_pipeline_tests.faults.invariants import (
 from rba_pipeline_tests.faults.runs import start
 from rba_pipeline_tests.installation import RUN_S, Installation, failures
 from rba_pipeline_tests.oracle_service import OracleService
+from rba_pipeline_tests.resources.publishing import wait_for_a_waiting_lock
 
 pytestmark = [pytest.mark.postgres, pytest.mark.case("O1")]
 
@@ -99,7 +102,8 @@ def test_while_the_service_holds_a_request(
     [
         pytest.param(query(b"DELETE FROM quarantine"), Fate.LOST,
                      id="before-the-quarantine-is-replaced", marks=LONG),
-        pytest.param(query(b"pg_advisory_xact_lock"), Fate.LOST, id="before-the-lock", marks=LONG),
+        pytest.param(query(b"pg_try_advisory_xact_lock"), Fate.LOST, id="before-the-lock",
+                     marks=LONG),
         pytest.param(query(b"COPY staged_documents"), Fate.LOST, id="before-the-first-copy",
                      marks=LONG),
         pytest.param(copying_into(b"staged_chunks"), Fate.LOST, id="in-the-copy-of-chunks",
@@ -147,3 +151,25 @@ def test_at_a_message_to_the_database(
     project.environment["RBA_DATABASE_URL"] = direct
 
     assert_killed_then_well(project, oracle, process)
+
+
+@LONG
+def test_while_it_waits_in_line_behind_another_publication(
+    project: Installation, oracle: OracleService
+) -> None:
+    url = project.environment["RBA_DATABASE_URL"]
+    reached = threading.Event()
+    oracle.script = lambda number, texts: reached.set()
+    with psycopg.connect(url) as holder:
+        key = lock_key("corpus", project.environment["RBA_CORPUS"])
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+        process = start(project)
+        assert reached.wait(RUN_S)
+        wait_for_a_waiting_lock(url)
+        process.kill()
+        process.wait(RUN_S)
+    # The server sees that the killed run is gone when it would have its turn.
+
+    assert_killed_then_well(project, oracle, process)
+    # All was embedded before it stood in line.
+    assert len(oracle.texts_sent) == len(set(oracle.texts_sent))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rba_pipeline.core.embeddings import CANARY, CANARY_COSINE
 from rba_pipeline_tests.faults.conftest import (
     BATCH,
     IN_FLIGHT,
@@ -22,7 +23,7 @@ from rba_pipeline_tests.faults.invariants import (
 )
 from rba_pipeline_tests.faults.runs import figure, run
 from rba_pipeline_tests.installation import Installation, failures
-from rba_pipeline_tests.oracle_service import OracleService, Reply
+from rba_pipeline_tests.oracle_service import OracleService, Reply, oracle_vector
 from rba_pipeline_tests.resources.sample_records import sha256
 
 pytestmark = pytest.mark.postgres
@@ -216,20 +217,51 @@ def test_another_model_between_two_batches_stops_the_partition_and_mixes_nothing
     check_invariants(project, oracle, results, resent=(3 + PARALLEL) * BATCH)
 
 
+def with_noise(oracle: OracleService, cosine: float) -> Reply:
+    """Return the canary's vector with so much noise that it has ``cosine`` to itself without."""
+    answer = json.loads(oracle.regular([CANARY]).body)
+    clean = oracle_vector(CANARY).astype(np.float64)
+    noise = oracle_vector("noise").astype(np.float64)
+    noise -= (noise @ clean) / (clean @ clean) * clean
+    noisy = cosine * clean + np.sqrt(1 - cosine**2) * noise / np.linalg.norm(noise)
+    encoded = base64.b64encode(noisy.astype(np.float32).tobytes()).decode()
+    answer["data"][0]["embedding"] = encoded
+    return Reply(200, json.dumps(answer).encode())
+
+
 @pytest.mark.case("C25")
 def test_the_same_space_with_other_numbers_stops_the_next_run(
     project: Installation, oracle: OracleService
 ) -> None:
     first = run(project)
-    before = project.rows()
+    before, sent = project.rows(), len(oracle.sent)
     add_documents(project, paragraphs=4, names="C")
-    oracle.canary_script = lambda: oracle.regular(["a song that is slightly off"])
-    oracle.sent.clear()
+    oracle.canary_script = lambda: with_noise(oracle, CANARY_COSINE - 1e-5)
     failed = run(project)
+    kept, sent_in_vain = project.rows(), len(oracle.sent) - sent
+    oracle.canary_script = lambda: None
+    results = run(project)
 
     message = check_failure(failed)
-    assert failures(first) == []
+    assert failures(first) == failures(results) == []
     assert "VectorsDrifted" in message
+    assert f"a cosine of {CANARY_COSINE - 1e-5:.5f}" in message
     assert "python -m embedding_service check" in message
-    assert oracle.sent == []
-    assert project.rows() == before
+    assert sent_in_vain == 0
+    assert kept == before
+    check_invariants(project, oracle, results, resent=0)
+
+
+@LONG
+@pytest.mark.case("C25")
+def test_the_noise_of_another_machine_stops_nothing(
+    project: Installation, oracle: OracleService
+) -> None:
+    first = run(project)
+    add_documents(project, paragraphs=4, names="C")
+    oracle.canary_script = lambda: with_noise(oracle, CANARY_COSINE + 1e-5)
+    results = run(project)
+
+    assert failures(first) == failures(results) == []
+    assert figure(results, "embedded") > 0
+    check_invariants(project, oracle, results, resent=0)

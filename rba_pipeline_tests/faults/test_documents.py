@@ -1,9 +1,10 @@
 """Cases T: whatever lies in the folder, it is a document or has a reason, and the run goes on."""
 
 import os
+import random
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -416,8 +417,7 @@ def test_t14_a_prompt_counts_even_where_it_alone_is_too_much() -> None:
 # All of them among healthy neighbours, to the end
 
 
-def fill(installation: Installation, outside: Path) -> dict[str, str]:
-    """Write every case and fifty healthy files; return the reason that each bad one must have."""
+def add_neighbours(installation: Installation) -> None:
     for number in range(NEIGHBOURS):
         installation.add(
             f"2012/{number:02}.html",
@@ -425,6 +425,11 @@ def fill(installation: Installation, outside: Path) -> dict[str, str]:
             day=f"{number % 28 + 1} March 2012",
             paragraphs=[f"Healthy neighbour number {number} is stored whole."],
         )
+
+
+def fill(installation: Installation, outside: Path) -> dict[str, str]:
+    """Write every case and fifty healthy files; return the reason that each bad one must have."""
+    add_neighbours(installation)
     expected = {}
     for case in (*BAD, *GOOD):
         file = installation.source / case.path
@@ -439,6 +444,11 @@ def fill(installation: Installation, outside: Path) -> dict[str, str]:
             make(installation.source / path, outside)
             expected[path] = str(reason)
     return expected
+
+
+def assert_neighbours_are_in(stored: Collection[str]) -> None:
+    for number in range(NEIGHBOURS):
+        assert any(f"Healthy neighbour number {number} is stored whole." in text for text in stored)
 
 
 @pytest.mark.postgres
@@ -460,11 +470,31 @@ def test_all_bad_files_among_fifty_healthy_ones_have_a_reason_and_every_other_is
     assert entries == expected
     assert total(first, "documents", "documents") == NEIGHBOURS + len(GOOD)
     stored = {row[6] for row in installation.rows().values()}
-    for number in range(NEIGHBOURS):
-        assert any(f"Healthy neighbour number {number} is stored whole." in text for text in stored)
+    assert_neighbours_are_in(stored)
     assert not any("secret" in text for text in stored)
     # What is hashed is what is sent is what is stored, and none of it is sent again.
     assert stored == set(sent) == {normalise(text) for text in stored}
     assert oracle.texts_sent == sent
     assert total(again, "documents", "parsed_files") == 0
     check_invariants(installation, oracle, again, resent=0)
+
+
+@pytest.mark.postgres
+@pytest.mark.long
+def test_t3_a_million_short_lines_among_neighbours_are_embedded_to_the_last(
+    installation: Installation, oracle: OracleService
+) -> None:
+    installation.environment |= {"RBA_CHUNK_OVERLAP": "0", "EMBEDDING_BATCH_SIZE": "64"}
+    add_neighbours(installation)
+    dice = random.Random(3)
+    lines = [str(dice.randrange(1000)) for _ in range(1_000_000)]
+    (installation.source / "2012-05-03.txt").write_text("\n".join(["Tolls", *lines]))
+
+    results = installation.run_all()
+
+    rows = sorted(installation.rows().values(), key=lambda row: row[4])
+    passages = [passage_of(row[6]) for row in rows if row[7] == date(2012, 5, 3)]
+    assert failures(results) == []
+    assert [line for passage in passages for line in passage.split()] == lines
+    assert_neighbours_are_in({row[6] for row in rows})
+    check_invariants(installation, oracle, results, resent=0)

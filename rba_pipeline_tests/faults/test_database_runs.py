@@ -24,9 +24,8 @@ from rba_pipeline_tests.installation import Installation, failures, total
 from rba_pipeline_tests.oracle_service import OracleService
 from rba_pipeline_tests.resources.publishing import end_other_connections
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.long]
 
-LONG = pytest.mark.long
 WAIT_S = 30
 BEGINNING = query(b"COPY staged_documents")
 
@@ -116,12 +115,10 @@ def end_connections_before_rows_are_inserted(drama: Drama) -> None:
     [
         pytest.param(kill_the_backend, id="D1-backend-killed-amid-copy"),
         pytest.param(crash_the_server, id="D2-server-crashes-and-comes-back"),
-        pytest.param(lose_the_answer_to_the_commit, id="D3-commit-in-doubt", marks=LONG),
-        pytest.param(lock_the_table_for_one_attempt, id="D5-lock-given-up-in-time", marks=LONG),
+        pytest.param(lose_the_answer_to_the_commit, id="D3-commit-in-doubt"),
+        pytest.param(lock_the_table_for_one_attempt, id="D5-lock-given-up-in-time"),
         pytest.param(end_connections_amid_copy, id="D7-ended-amid-copy"),
-        pytest.param(
-            end_connections_before_rows_are_inserted, id="D7-ended-before-inserting", marks=LONG
-        ),
+        pytest.param(end_connections_before_rows_are_inserted, id="D7-ended-before-inserting"),
     ],
 )
 def test_a_run_begins_its_publication_again_and_all_is_well(
@@ -147,7 +144,6 @@ def test_a_run_begins_its_publication_again_and_all_is_well(
     check_invariants(project, oracle, results, resent=0)
 
 
-@LONG
 @pytest.mark.parametrize(
     "state", [pytest.param("40001", id="D7-40001"), pytest.param("57P01", id="D7-57P01")]
 )
@@ -180,7 +176,7 @@ def a_deleted_document(project: Installation) -> None:
 @pytest.mark.parametrize(
     ("change", "new"),
     [
-        pytest.param(a_new_document, {" C-"}, id="new", marks=LONG),
+        pytest.param(a_new_document, {" C-"}, id="new"),
         pytest.param(an_edited_document, {" A-41-"}, id="T11-edited"),
         pytest.param(a_deleted_document, set(), id="T12-deleted"),
     ],

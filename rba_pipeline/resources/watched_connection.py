@@ -78,5 +78,5 @@ class WatchedConnection(psycopg.Connection[TupleRow]):
         except psycopg.errors.ConnectionTimeout:
             return False
         except psycopg.OperationalError:
-            return True
+            pass
         return True

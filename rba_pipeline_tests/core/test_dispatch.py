@@ -194,6 +194,13 @@ def test_a_service_that_fails_at_everything_ends_the_run_and_blames_nobody(
     assert found.calls <= begins_s * 10 * bounds.parallel_batches + 8 * bounds.parallel_batches + 12
 
 
+@pytest.mark.parametrize("bounds", [Bounds(32, 1), Bounds(4, 2), Bounds(32, 8)], ids=str)
+def test_no_request_is_halved_as_long_as_nothing_at_all_is_answered(bounds: Bounds) -> None:
+    found = run(lambda address, names, at_s: ModelFailed("500"), texts(2000), bounds=bounds)
+
+    assert {len(names) for _, names in found.requests} == {bounds.batch_size}
+
+
 @pytest.mark.parametrize("lasts_s", [0.5, 2, 8, 40])
 @pytest.mark.parametrize("error", [ModelFailed, ServiceUnavailable, RequestTimedOut])
 @pytest.mark.parametrize("bounds", [Bounds(32, 1), Bounds(4, 2), Bounds(32, 8)])

@@ -6,6 +6,7 @@ not among them: publications of a corpus take turns, and those of two corpora ha
 
 from dataclasses import dataclass
 
+CORE = "rba_pipeline_tests/core"
 FAULTS = "rba_pipeline_tests/faults"
 SERVICE = "rba_pipeline_tests/service"
 
@@ -111,6 +112,49 @@ DEFENCES = (
         f"{FAULTS}/test_client_texts.py::test_a_service_that_fails_at_everything_is_no_poison",
     ),
     Defence(
+        "no text is blamed before another is embedded",
+        "C11",
+        "rba_pipeline/core/blame.py",
+        "            if suspect.proof + wanted > self.proofs:\n",
+        "            if False:\n",
+        f"{CORE}/test_blame.py::"
+        "test_a_service_that_embeds_nothing_but_its_canary_has_no_text_blamed",
+    ),
+    Defence(
+        "a group that fails is not halved before a sign of life",
+        "C11",
+        "rba_pipeline/core/recovery.py",
+        "        narrowed = replace(narrowed, proof=seen.answers + 1)\n",
+        "        pass\n",
+        f"{CORE}/test_dispatch.py::test_no_request_is_halved_as_long_as_nothing_at_all_is_answered",
+    ),
+    Defence(
+        "what is lost beside others is not held against a text",
+        "C1",
+        "rba_pipeline/core/recovery.py",
+        "    is_own = is_alone or (timed_out and others_answered)\n",
+        "    is_own = True\n",
+        f"{CORE}/test_crashes.py::test_a_service_that_falls_over_now_and_then_has_no_text_blamed",
+    ),
+    Defence(
+        "an address that fails is left out",
+        "C1",
+        "rba_pipeline/core/replicas.py",
+        "        if after.failures < patience or self.out_until_s is not None:\n",
+        "        if True:\n",
+        f"{CORE}/test_dispatch.py::"
+        "test_a_dead_address_costs_what_was_in_flight_there_and_is_used_again_when_it_is_back",
+    ),
+    Defence(
+        "two runs do not come back in one wave",
+        "C1",
+        "rba_pipeline/core/replicas.py",
+        "        until_s = now_s + max(wait_s, pause_s * jitter)\n",
+        "        until_s = now_s + max(wait_s, pause_s)\n",
+        f"{CORE}/test_crashes.py::"
+        "test_a_text_that_takes_the_service_down_has_none_of_another_run_blamed",
+    ),
+    Defence(
         "a refused key is not tried again",
         "C14",
         "rba_pipeline/resources/service_answers.py",
@@ -176,6 +220,15 @@ DEFENCES = (
         "                pause_s = None\n",
         f"{FAULTS}/test_database.py::TestKills::"
         "test_d3_a_commit_in_doubt_is_begun_again_and_doubles_nothing[lost-before-the-commit]",
+    ),
+    Defence(
+        "a server that hangs, connected, is given up in time",
+        "D7",
+        "rba_pipeline/resources/watched_connection.py",
+        "                    if in_vain == ASKED_IN_VAIN:\n",
+        "                    if in_vain == 5 * ASKED_IN_VAIN:\n",
+        "rba_pipeline_tests/resources/test_watched_connection.py::"
+        "test_a_server_that_answers_nobody_is_given_up_as_lost",
     ),
     Defence(
         "a charge is kept in a transaction of its own",

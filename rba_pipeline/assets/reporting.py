@@ -58,12 +58,19 @@ def one_message(recipe: Recipe, retried: tuple[type[RbaError], ...] = ()) -> Rec
                 yield from results_of_failure(context.asset_key.to_user_string(), error)
             # It says what to do; the traces of its causes would only bury it, and so would another
             # try: mostly, what may pass was waited for, and tried again, before it was raised.
-            where = f" (partition {context.partition_key})" if context.has_partition_key else ""
+            where = [f"partition {context.partition_key}"] if context.has_partition_key else []
             raise dg.Failure(
-                f"{type(error).__name__}: {error}{where}", allow_retries=isinstance(error, retried)
+                _described(error, where), allow_retries=isinstance(error, retried)
             ) from None
 
     return cast(Recipe, reported)
+
+
+def _described(error: RbaError, where: list[str]) -> str:
+    """Return kind, message, what to do, and where: also what was noted on the error's way here."""
+    hint = f". {error.hint}" if error.hint else ""
+    noted = "; ".join([*where, *getattr(error, "__notes__", [])])
+    return f"{type(error).__name__}: {error}{hint}" + (f" ({noted})" if noted else "")
 
 
 def window_in(context: dg.AssetExecutionContext) -> Window:

@@ -7,7 +7,7 @@ seconds on the caller's monotonic clock.
 import math
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rba_pipeline.core import recovery
 from rba_pipeline.core.backlog import BacklogSteps
@@ -92,6 +92,7 @@ class Dispatch:
     _probes: int = 0
     _controls: int = 0
     _too_small: set[str] = field(default_factory=set)
+    _failed: Batch | None = None
     _unsent: Unsent = field(init=False)
     _blame: Blame = field(init=False)
     _replicas: Replicas = field(init=False)
@@ -110,7 +111,7 @@ class Dispatch:
     def next_request(self, now_s: float) -> Request | Probe | None:
         """Return what is to be sent now, or ``None``: until an answer comes, or ``wake_at``."""
         asked_at_s = min(self._sent_at_s, default=math.inf)
-        self.failure = self.failure or self._silence.verdict(now_s, asked_at_s=asked_at_s)
+        self._give_up(self._silence.verdict(now_s, asked_at_s=asked_at_s))
         if self.failure is not None:
             return None
         if (address := self._replicas.probe(now_s)) is not None:
@@ -205,12 +206,13 @@ class Dispatch:
     def failed(self, request: Request, error: EmbeddingError, now_s: float) -> None:
         """Take note of a failure: each kind has its own remedy."""
         batch, replica = request.batch, self._ended(request)
+        self._failed = batch
         match error:
             case ServiceOverloaded():
                 wait_s = self._wait_s(error, REFUSED_WAIT_S)
                 self._replicas.set(replica.refused(batch.tokens, now_s + wait_s))
                 self._refused(request, after_refusal)
-                self._unsent.add((batch,))
+                self._unsent.add((replace(batch, refusals=batch.refusals + 1),))
             case ServiceUnavailable():
                 wait_s, jitter = self._wait_s(error, 0.0), self.jitter()
                 self._replicas.set(
@@ -253,7 +255,7 @@ class Dispatch:
                 return
             case _:
                 self._replicas.set(replica.returned(batch.tokens))
-                self.failure = self.failure or error
+                self._give_up(error)
                 return
         if self.adaptive and not isinstance(error, ServiceOverloaded):
             self.pace = interrupted(self.pace)
@@ -291,14 +293,22 @@ class Dispatch:
 
     # How
 
+    def _give_up(self, error: EmbeddingError | None) -> None:
+        """End the run if there is an ``error``, and note on it which texts failed last."""
+        if error is None or self.failure is not None:
+            return
+        if self._failed is not None:
+            error.add_note(f"failed last: {self._failed.named}")
+        self.failure = error
+
     def _control_failed(self, address: str, error: EmbeddingError, now_s: float) -> None:
         if isinstance(error, RequestTooLarge | TextRejected):
             self._too_small.add(address)
             if set(self.addresses) - self._too_small:
                 return
-        self.failure = self.failure or self._blame.control_failed(error, address)
+        self._give_up(self._blame.control_failed(error, address))
         if self._blame.has_given_up or isinstance(error, ServiceOverloaded):
-            self.failure = self.failure or self._fruitless.verdict(now_s)
+            self._give_up(self._fruitless.verdict(now_s))
         if self._blame.has_given_up:
             # No more answers are to be had to judge by.
             self._judge(is_last=True)
@@ -385,7 +395,7 @@ class Dispatch:
     def _follow(self, then: recovery.Recovery) -> None:
         self._unsent.add(then.batches)
         if then.suspect is not None:
-            self.failure = self.failure or self._blame.suspect(then.suspect)
+            self._give_up(self._blame.suspect(then.suspect))
 
     def _rejected(self, request: Request, index: int, reason: str) -> None:
         self._replicas.set(self._replicas[request.address].returned(request.batch.tokens))

@@ -31,9 +31,17 @@ RbaError
     └── HoleInPartition       a chunk has neither vector nor quarantine entry
 """
 
+from typing import ClassVar
+
 
 class RbaError(Exception):
-    """Base of all; its text is meant for the person who launched the run."""
+    """Base of all; its text is meant for the person who launched the run.
+
+    Attributes:
+        hint: What to do, for a kind whose messages only say what happened.
+    """
+
+    hint: ClassVar[str] = ""
 
 
 class BadSetting(RbaError, ValueError):
@@ -100,6 +108,8 @@ class RequestTimedOut(ServiceUnavailable):
 class ModelFailed(EmbeddingError):
     """The service failed inside on this request. If others succeed, one of its texts is why."""
 
+    hint = "See whether the service has memory enough"
+
 
 class NotAllowed(EmbeddingError):
     """The service refuses the key. Check ``EMBEDDING_API_KEY``; retrying cannot help."""
@@ -107,6 +117,8 @@ class NotAllowed(EmbeddingError):
 
 class TextRejected(EmbeddingError):
     """The text at ``index`` of the request can never be embedded. Its neighbours can."""
+
+    hint = "See the log of the service: this is nothing that it should refuse"
 
     def __init__(self, message: str, index: int, reason: str) -> None:
         super().__init__(message)
@@ -119,6 +131,8 @@ class RequestTooLarge(EmbeddingError):
     said so with its ``code``. Without one it was somebody on the way, a proxy for instance.
     """
 
+    hint = "See that a single text fits into a request"
+
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
@@ -127,9 +141,16 @@ class RequestTooLarge(EmbeddingError):
 class RequestRejected(EmbeddingError):
     """The service refuses the request as a whole; retrying the same cannot help."""
 
+    hint = "Compare the version of the service, and look for a proxy that answers in its place"
+
 
 class ContractBroken(EmbeddingError):
     """An answer does not fit its request (count, index, dimension, norm); none of it is kept."""
+
+    hint = (
+        "Look at what listens there: another program, a proxy that changes answers, or another "
+        "version of the service"
+    )
 
 
 class WrongSpace(EmbeddingError):

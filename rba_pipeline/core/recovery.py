@@ -54,6 +54,7 @@ class Batch:
         too_large_at: Where a text was refused as too large by itself, as often as it was.
         not_before_s: When they may be sent, on the run's clock.
         proof: How many answers the run must have seen before they may be sent.
+        refusals: Requests that held all of them and met a full service.
     """
 
     texts: tuple[Text, ...]
@@ -65,11 +66,19 @@ class Batch:
     hunt: Hunt | None = None
     not_before_s: float = 0.0
     proof: int = 0
+    refusals: int = 0
 
     @property
     def tokens(self) -> int:
         """Return the tokens of all texts."""
         return sum(text.tokens for text in self.texts)
+
+    @property
+    def named(self) -> str:
+        """Return which texts they are, by the first one's hash, and at which try they are sent."""
+        others = f" and {len(self.texts) - 1} more" if len(self.texts) > 1 else ""
+        tries = self.failures + self.losses + self.refusals + 1
+        return f"text {self.texts[0].text_hash}{others}, at try {tries}"
 
     @property
     def goes_alone(self) -> bool:

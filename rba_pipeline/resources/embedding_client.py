@@ -278,4 +278,7 @@ def _check_agreement(told: Mapping[str, ServiceInfo]) -> None:
     spaces = {info.space.id: address for address, info in told.items()}
     if len(spaces) > 1:
         named = ", ".join(f"{each} serves {told[each].space.model}" for each in spaces.values())
-        raise WrongSpace(f"the addresses serve different embedding spaces: {named}")
+        raise WrongSpace(
+            f"the addresses serve different embedding spaces: {named}. Restart them with one "
+            "model, or take some out of EMBEDDING_API_URL"
+        )

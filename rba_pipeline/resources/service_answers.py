@@ -228,7 +228,7 @@ def _error_body(reply: Reply) -> tuple[str, str, int | None]:
         index = error.get("index")
         return str(error["code"]), str(error["message"]), index if isinstance(index, int) else None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return "", "no error body: is this address the embedding_service?", None
+        return "", "is this address the embedding_service? It gave no error body", None
 
 
 def _retry_after_s(reply: Reply) -> float | None:

@@ -342,6 +342,7 @@ def test_what_no_request_can_mend_stops_the_run_at_once(error: EmbeddingError) -
     found = run(lambda address, names, at_s: error, texts(1000), bounds=Bounds(8, 3))
 
     assert found.dispatch.failure is error
+    assert error.__notes__ == ["failed last: text 0 and 7 more, at try 1"]
     assert len(found.requests) == 3
     assert found.rejected == {}
 
@@ -431,6 +432,8 @@ def test_an_address_that_comes_back_as_another_service_stops_the_run(error: Embe
     found = run(service, texts(4000), bounds=Bounds(8, 2))
 
     assert found.dispatch.failure is error
+    # It is of the canary.
+    assert not hasattr(error, "__notes__")
 
 
 def failing_by_chance(seed: int) -> Service:
@@ -487,6 +490,26 @@ def test_where_the_service_fails_at_most_texts_the_texts_are_not_blamed() -> Non
 
     assert isinstance(found.dispatch.failure, ModelFailed)
     assert "it is not the texts" in str(found.dispatch.failure)
+
+
+@pytest.mark.parametrize("error", [ServiceOverloaded, ServiceUnavailable, ModelFailed])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_failure_says_how_often_the_texts_were_tried_that_failed_last(
+    error: type[EmbeddingError], count: int
+) -> None:
+    found = run(
+        lambda address, names, at_s: error("no") if names else None,
+        texts(count), bounds=Bounds(8, 1), outage_s=20,
+    )  # fmt: skip
+
+    assert found.dispatch.failure is not None
+    sent = [names for _, names in found.requests]
+    others = f" and {len(sent[-1]) - 1} more" if len(sent[-1]) > 1 else ""
+    tries = sum(set(sent[-1]) <= set(names) for names in sent)
+    assert found.dispatch.failure.__notes__ == [
+        f"failed last: text {sent[-1][0]}{others}, at try {tries}"
+    ]
+    assert tries > 1
 
 
 def test_texts_that_failed_in_earlier_runs_may_fail_again_without_ending_this_one() -> None:

@@ -27,8 +27,22 @@ from rba_pipeline_tests.resources.sample_records import sha256
 # Occurs in every document of these tests, and in no message, log or name.
 PHRASE = "figure"
 _GOING_S = 10
-# A failure as Dagster keeps it: of which step, its kind, what happened and what to do, and where.
-_FAILURE = re.compile(r"(?P<step>\w+): (?P<kind>\w+): .{20,} \(partition (?P<key>\S+)\)", re.DOTALL)
+# A failure as Dagster keeps it: of which step, its kind, what happened and what to do, and where:
+# in a failure of the service at texts, at which ones, and how often they had been sent.
+_FAILURE = re.compile(
+    r"(?P<step>\w+): (?P<kind>\w+): .{20,} \(partition (?P<key>[^\s;]+)"
+    r"(?P<batch>; failed last: text [0-9a-f]{64}( and [1-9]\d* more)?, at try [1-9]\d*)?\)",
+    re.DOTALL,
+)
+# What to do at a failure of the service, for the kinds whose messages say it themselves.
+_SAID = {
+    errors.NotAllowed: "check EMBEDDING_API_KEY",
+    errors.ServiceOverloaded: "run the partition again",
+    errors.ServiceUnavailable: "run the partition again",
+    errors.VectorsDrifted: "Run `python -m embedding_service check` there",
+    errors.WrongSpace: "restart it with the first one, or run the partition again",
+}
+_OUTAGE = re.compile(r"Nothing was answered for \d+ s, in [1-9]\d* tries")
 _OTHERS = (
     "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
     "AND backend_type = 'client backend'"
@@ -81,20 +95,33 @@ def check_what_is_kept(
     return rows
 
 
-def check_failure(results: Sequence[PartitionResult]) -> str:
-    """I6: assert that the one run failed and says how it should; return what it says."""
+def check_failure(results: Sequence[PartitionResult], *, of_texts: bool = True) -> str:
+    """I6: assert that the one run failed and says how it should; return what it says.
+
+    Args:
+        of_texts: Whether the service, if it is why, failed at texts; else at what is asked before.
+    """
     [result] = results
     assert result.failure
     told = _FAILURE.fullmatch(result.failure)
     assert told, result.failure
-    assert told["kind"] in _kinds(errors.RbaError)
+    kind = _kinds(errors.RbaError)[told["kind"]]
+    is_of_service = issubclass(kind, errors.EmbeddingError)
     assert told["key"] == result.key
+    assert bool(told["batch"]) == (is_of_service and of_texts), result.failure
+    if is_of_service:
+        assert (kind.hint or _SAID[kind]) in result.failure
+    if kind in (errors.ServiceOverloaded, errors.ServiceUnavailable):
+        assert _OUTAGE.search(result.failure), result.failure
     check_message(result.failure)
     return result.failure
 
 
-def _kinds(of: type[errors.RbaError]) -> set[str]:
-    return {of.__name__}.union(*(_kinds(each) for each in of.__subclasses__()))
+def _kinds(of: type[errors.RbaError]) -> dict[str, type[errors.RbaError]]:
+    found = {of.__name__: of}
+    for each in of.__subclasses__():
+        found |= _kinds(each)
+    return found
 
 
 def check_message(message: str) -> None:

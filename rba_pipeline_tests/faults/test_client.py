@@ -104,13 +104,13 @@ def test_a_service_that_never_comes_back_ends_the_run_and_blames_no_text(
     results = run(project)
 
     message = check_failure(failed)
-    # Its kind, where, how often it was tried, which setting, what to do.
+    # Its kind, where, how often it was tried, which setting, what to do, and at which texts.
     assert f"ServiceUnavailable: cannot reach the embedding service at {oracle.url}" in message
     assert re.search(r"Nothing was answered for \d+ s, in \d+ tries: .*\(outage_s=3\)", message)
-    assert message.endswith(
+    assert (
         "No text is blamed, and what was embedded is kept: run the partition again "
-        f"(partition {PARTITION})"
-    )
+        f"(partition {PARTITION}; failed last: text "
+    ) in message
     assert took_s < 15
     assert failures(results) == []
     # What was answered before the end was kept.
@@ -292,6 +292,10 @@ def test_a_service_that_stays_full_ends_the_run_after_bounded_attempts(
     message = check_failure(failed)
     assert "ServiceOverloaded" in message
     assert "queue_full" in message
+    # All that was sent, by two requests again and again.
+    tries = re.search(rf" and {BATCH - 1} more, at try (\d+)\)$", message)
+    assert tries
+    assert 1 < int(tries[1]) < attempts
     assert attempts <= PARALLEL * (outage_s + 2)
     assert failures(results) == []
     # Afterwards each text once, and nothing else.

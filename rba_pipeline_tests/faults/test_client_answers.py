@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,9 @@ def test_a_reply_that_breaks_the_contract_is_refused_whole(
     message = check_failure(failed)
     assert "ContractBroken" in message
     assert named in message
+    at = re.search(rf"failed last: text (\w+) and {BATCH - 1} more, at try 1\)$", message)
+    assert at
+    assert at[1] in map(sha256, bad)
     assert {name for _, names in blocks for name in names}.isdisjoint(map(sha256, bad))
     assert failures(results) == []
     check_invariants(project, oracle, results, resent=IN_FLIGHT)
@@ -242,7 +246,7 @@ def test_the_same_space_with_other_numbers_stops_the_next_run(
     oracle.canary_script = lambda: None
     results = run(project)
 
-    message = check_failure(failed)
+    message = check_failure(failed, of_texts=False)
     assert failures(first) == failures(results) == []
     assert "VectorsDrifted" in message
     assert f"a cosine of {CANARY_COSINE - 1e-5:.5f}" in message

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import requests
@@ -90,12 +89,27 @@ def growth(samples: Samples) -> Growth:
     )
 
 
-def first_flat(taken: Callable[[], Samples], *, times: int, ended: Callable[[], bool]) -> Samples:
-    """Return the first samples, of at most ``times``, in which memory is flat, or else the last."""
+def measured(
+    take: Callable[[float], Samples],
+    *,
+    seconds: float,
+    times: int = 1,
+    then_s: float = 0,
+    ended: Callable[[], bool],
+) -> Samples:
+    """Return the first samples, of at most ``times``, in which memory is flat, or else the last.
+
+    Args:
+        take: Takes samples for so many seconds.
+        then_s: Once memory was flat, so many seconds follow, whose samples are returned instead.
+        ended: Whether the load is over, so that there is nothing more to take.
+    """
     for time in range(1, times + 1):
-        samples = taken()
-        if ended() or (goal := growth(samples).goal()).met:
+        samples = take(seconds)
+        if ended():
             break
+        if (goal := growth(samples).goal()).met:
+            return take(then_s) if then_s else samples
         progress(f"not flat: {goal.found:+.1f} MiB, time {time} of {times} …")
     return samples
 
@@ -108,11 +122,13 @@ def soak(
     seconds: float,
     warm_up: int = 0,
     times: int = 1,
+    then_s: float = 0,
 ) -> tuple[Counter[str], Samples, int]:
     """Return requests by kind, memory samples, and the peak in bytes.
 
     There are ``warm_up`` requests before the ``seconds`` in which samples are taken. If memory was
-    not flat then, these are taken anew, and so on up to ``times`` in all.
+    not flat then, these are taken anew, and so on up to ``times`` in all. Once it was flat,
+    ``then_s`` seconds follow, if any, whose samples are returned instead.
 
     Raises:
         WrongAnswer: The server did not answer as it should.
@@ -130,11 +146,14 @@ def soak(
             send_mixed, server.url, load, callers=callers, until=over, on_request=count
         )
         sent.add_done_callback(lambda _: warm.set())
+
+        def take(span_s: float) -> Samples:
+            return sampled(server.rss, every_s=span_s / 300, seconds=span_s, until=over)
+
         try:
             if not warm.wait(_WARM_UP_S):
                 raise ServerBroken(f"no {warm_up} requests were answered in {_WARM_UP_S} s")
-            taken = partial(sampled, server.rss, every_s=seconds / 300, seconds=seconds, until=over)
-            samples = first_flat(taken, times=times, ended=over.is_set)
+            samples = measured(take, seconds=seconds, times=times, then_s=then_s, ended=over.is_set)
         finally:
             over.set()
         return sent.result(), samples, server.peak_rss()
@@ -175,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds=asked.minutes * 60,
             warm_up=asked.warm_up,
             times=asked.times,
+            then_s=asked.then * 60,
         )
     except (WrongAnswer, ServerBroken) as error:
         progress(str(error))
@@ -203,6 +223,13 @@ def _parser() -> argparse.ArgumentParser:
         default=TIMES,
         help="measure as many minutes anew while memory is not flat; at most so often in all; "
         f"default {TIMES}",
+    )
+    parser.add_argument(
+        "--then",
+        type=float,
+        default=0,
+        metavar="MINUTES",
+        help="measured instead, once memory was flat; default 0: not at all",
     )
     parser.add_argument("--callers", type=positive, default=6, help="requests in flight; default 6")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", help="packaged name or folder")

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.mixed_load import WrongAnswer
 from benchmarks.server_processes import Command
-from benchmarks.soak import first_flat, growth, soak
+from benchmarks.soak import growth, measured, soak
 
 MIB = 2**20
 # None of those that make the fake model fail.
@@ -98,14 +98,38 @@ def test_minutes_are_added_until_memory_is_flat_but_not_for_ever(
     windows = [over(3, lambda minute, slope=slope: slope * minute) for slope in per_minute]
     left = iter(windows)
 
-    found = first_flat(lambda: next(left), times=4, ended=lambda: False)
+    found = measured(lambda _: next(left), seconds=180, times=4, ended=lambda: False)
 
     assert found is windows[taken - 1]
     assert growth(found).goal().met is (0 in per_minute)
 
 
+@pytest.mark.parametrize(
+    ("per_minute", "spans"),
+    [
+        pytest.param([5, 0, 7], [180, 180, 3300], id="settles"),
+        pytest.param([5, 5, 5], [180, 180, 180], id="leaks"),
+    ],
+)
+def test_an_hour_begins_when_memory_was_flat(per_minute: list[float], spans: list[float]) -> None:
+    windows = [over(3, lambda minute, slope=slope: slope * minute) for slope in per_minute]
+    left, asked = iter(windows), list[float]()
+
+    def take(seconds: float) -> list[tuple[float, float]]:
+        asked.append(seconds)
+        return next(left)
+
+    found = measured(take, seconds=180, times=3, then_s=3300, ended=lambda: False)
+
+    assert asked == spans
+    assert found is windows[-1]
+    assert not growth(found).goal().met
+
+
 def test_a_load_that_has_ended_is_not_judged() -> None:
-    assert first_flat(lambda: [(0.0, 1.0)], times=4, ended=lambda: True) == [(0.0, 1.0)]
+    found = measured(lambda _: [(0.0, 1.0)], seconds=180, times=4, ended=lambda: True)
+
+    assert found == [(0.0, 1.0)]
 
 
 def test_a_mixed_load_of_some_seconds_is_answered_as_it_should_be() -> None:

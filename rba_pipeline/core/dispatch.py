@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rba_pipeline.core import recovery
+from rba_pipeline.core.answers import Answered
 from rba_pipeline.core.backlog import BacklogSteps
 from rba_pipeline.core.blame import Blame
 from rba_pipeline.core.embeddings import Rejection, Text
@@ -23,13 +24,12 @@ from rba_pipeline.core.errors import (
     TextRejected,
 )
 from rba_pipeline.core.pacing import (
-    Answered,
     Pace,
     after_answer,
+    after_failure,
     after_refusal,
     after_timeout,
     for_backlog,
-    interrupted,
 )
 from rba_pipeline.core.recovery import Batch
 from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, Replicas
@@ -122,7 +122,7 @@ class Dispatch:
             # Somebody is well, and nothing is embedded: a control shows whose fault that is, with
             # nothing beside it, for what takes a service down would take it along.
             return None if self._embeds else self._control(now_s)
-        if len(self._sent_at_s) >= self.pace.now.parallel_batches:
+        if len(self._sent_at_s) >= self.pace.room:
             return None
         place, replica = self._due(now_s)
         if replica is None:
@@ -258,7 +258,8 @@ class Dispatch:
                 self._give_up(error)
                 return
         if self.adaptive and not isinstance(error, ServiceOverloaded):
-            self.pace = interrupted(self.pace)
+            pauses = isinstance(error, ServiceUnavailable)
+            self.pace = after_failure(self.pace, request.change, now_s, pauses=pauses)
         self._fail_silently(error, now_s)
 
     def probed(self, probe: Probe, error: EmbeddingError | None, now_s: float) -> None:

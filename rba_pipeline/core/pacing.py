@@ -8,10 +8,11 @@ one amid prompt answers.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from types import MappingProxyType
 
+from rba_pipeline.core.answers import Answered, Window
 from rba_pipeline.core.backlog import BacklogSteps
+from rba_pipeline.core.moves import MORE, OPPOSITE, Move, moved
 from rba_pipeline.core.presets import Bounds
 
 # A window of measurement: so many rounds of requests, so many answers, so many seconds at least.
@@ -24,65 +25,12 @@ GAIN, SHIFT = 1.04, 1.25
 PAUSE, LONGEST_PAUSE = 8, 256
 # A move that made everything much slower counts as so many that only did not help.
 PAINFUL = 5
-# A trial that is so much slower than the best is ended before its window is full.
-HOPELESS = 1.5
+# A trial that is so much slower than the best is ended before its window is full, and one in which
+# as many requests failed, and half as many as were answered.
+HOPELESS, FAILING = 1.5, 3
 # Requests wait so long at most, as a share of their time-out: beyond, noise alone makes some fail.
 LATENCY_SHARE = 0.25
 FIRST_PARALLEL = 2
-
-
-class Move(StrEnum):
-    """One step away from the present setting: twice as many of something, or half as many."""
-
-    MORE_REQUESTS = "more requests"
-    MORE_TEXTS = "more texts"
-    FEWER_REQUESTS = "fewer requests"
-    FEWER_TEXTS = "fewer texts"
-
-
-_OPPOSITE = {
-    Move.MORE_REQUESTS: Move.FEWER_REQUESTS,
-    Move.FEWER_REQUESTS: Move.MORE_REQUESTS,
-    Move.MORE_TEXTS: Move.FEWER_TEXTS,
-    Move.FEWER_TEXTS: Move.MORE_TEXTS,
-}
-_MORE = (Move.MORE_REQUESTS, Move.MORE_TEXTS)
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One answer as the pace sees it; times in seconds on one monotonic clock.
-
-    Attributes:
-        change: ``Pace.change`` at the moment when the request was sent.
-    """
-
-    change: int
-    sent_at_s: float
-    at_s: float
-    texts: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """What was answered since ``since_s``."""
-
-    since_s: float
-    answers: int = 0
-    texts: int = 0
-    tokens: int = 0
-    latency_s: float = 0.0
-
-    def plus(self, answer: Answered) -> "_Window":
-        return _Window(
-            self.since_s,
-            self.answers + 1,
-            self.texts + answer.texts,
-            # A service that counts no tokens is measured in texts.
-            self.tokens + max(answer.tokens, answer.texts),
-            self.latency_s + answer.at_s - answer.sent_at_s,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +55,30 @@ class Pace:
     why: str = "start"
     rate: float = 0.0
     _trial: Move | None = None
-    _window: _Window | None = None
-    _since_change: _Window | None = None
+    _let_in: int = 0
+    _window: Window | None = None
+    _since_change: Window = field(default_factory=Window)
+    _failed: int = 0
+    _answered_at_s: float | None = None
+    _interrupted_at_s: float = float("-inf")
     _windows: int = 0
-    _shifted: int = 0
+    _doubted: int = 0
     _latency_s: float = 0.0
     _was_prompt: bool = False
     _due: Mapping[Move, int] = field(default_factory=lambda: MappingProxyType({}))
     _failures: Mapping[Move, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def room(self) -> int:
+        """Return how many requests may be in flight at this moment.
+
+        While more are tried, one more than before, and another with each answer that comes fast
+        enough: a service that breaks down beyond some load is soon out of it again.
+        """
+        requests = self.now.parallel_batches
+        if self._trial is not Move.MORE_REQUESTS:
+            return requests
+        return min(requests, self._best.parallel_batches + 1 + self._let_in)
 
 
 def started(
@@ -139,52 +103,80 @@ def fixed(bounds: Bounds, *, timeout_s: float) -> Pace:
 def after_answer(pace: Pace, answer: Answered) -> Pace:
     """Return the pace after an answer came."""
     is_prompt = answer.at_s - answer.sent_at_s <= LATENCY_SHARE * pace.timeout_s
-    since_change = _opened(pace._since_change, answer)
-    pace = replace(pace, _since_change=since_change, _was_prompt=is_prompt)
-    if _is_hopeless(pace, answer.at_s):
-        return _given_up(pace, painful=True)
-    if answer.change != pace.change:
-        # As long as requests of another setting are in flight, it is theirs that is measured.
-        return replace(pace, _window=None)
-    if pace._window is None:
-        return replace(pace, _window=_Window(answer.at_s))
-    window = pace._window.plus(answer)
-    rate = window.tokens / max(answer.at_s - window.since_s, 1e-9)
-    if not _is_full(pace, window, answer.at_s, rate):
+    pace = replace(pace, _was_prompt=is_prompt)
+    if answer.sent_at_s < pace._interrupted_at_s:
+        return pace
+    before_s, pace = pace._answered_at_s, replace(pace, _answered_at_s=answer.at_s)
+    if before_s is None:
+        # From here on the clock runs.
+        return replace(pace, _window=pace._window or _opened(pace, answer))
+    return _measured(pace, answer, answer.at_s - before_s)
+
+
+def _measured(pace: Pace, answer: Answered, seconds: float) -> Pace:
+    """Return the pace after an answer that came ``seconds`` after the one before."""
+    pace = replace(pace, _since_change=pace._since_change.plus(answer, seconds))
+    is_slow = _is_slow(pace)
+    if is_slow and _is_hopeless(pace):
+        return _given_up(pace, "much slower", PAINFUL)
+    if pace.room < pace.now.parallel_batches:
+        return pace if is_slow else replace(pace, _let_in=pace._let_in + 1)
+    if pace._window is None or answer.change != pace.change:
+        return replace(pace, _window=_opened(pace, answer))
+    window = pace._window.plus(answer, seconds)
+    if not _is_full(pace, window):
         return replace(pace, _window=window)
     latency_s = window.latency_s / window.answers
-    measured = replace(pace, _window=None, _windows=pace._windows + 1, _latency_s=latency_s)
-    return _judged(measured, rate)
+    full = replace(pace, _window=Window(), _windows=pace._windows + 1, _latency_s=latency_s)
+    return _judged(full, window.rate)
 
 
-def _opened(window: _Window | None, answer: Answered) -> _Window:
-    return (window or _Window(answer.at_s)).plus(answer)
+def _opened(pace: Pace, answer: Answered) -> Window | None:
+    """Return an empty window if ``answer`` is one of the present setting.
+
+    As long as requests of another one are in flight, it is theirs that would be measured.
+    """
+    return Window() if answer.change == pace.change else None
 
 
-def _is_full(pace: Pace, window: _Window, at_s: float, rate: float) -> bool:
+def _is_full(pace: Pace, window: Window) -> bool:
     """Return whether ``window`` is enough to judge by: whole rounds, and fewer for a clear gain."""
-    clear = pace._trial is not None and rate > SHIFT * pace.rate
+    clear = pace._trial is not None and window.rate > SHIFT * pace.rate
     rounds = ROUNDS // 2 if clear else ROUNDS
     asked = max(ANSWERS, rounds * pace.now.parallel_batches)
     whole = window.answers % pace.now.parallel_batches == 0
-    return whole and window.answers >= asked and at_s - window.since_s >= WINDOW_S
+    return whole and window.answers >= asked and window.seconds >= WINDOW_S
 
 
-def _is_hopeless(pace: Pace, at_s: float) -> bool:
-    """Return whether a trial is so slow that nothing more has to be seen of it."""
+def _is_slow(pace: Pace) -> bool:
+    """Return whether the setting that is tried is much slower than the best, as far as is seen."""
+    return pace._trial is not None and pace._since_change.rate * HOPELESS < pace.rate
+
+
+def _is_hopeless(pace: Pace) -> bool:
+    """Return whether nothing more has to be seen of a trial that is slow."""
     since = pace._since_change
-    if pace._trial is None or since is None:
-        return False
-    elapsed_s = at_s - since.since_s
-    in_flight = pace.now.batch_size * pace.now.parallel_batches * since.tokens / since.texts
+    in_flight = pace.now.batch_size * pace.room * since.tokens / since.texts
     # Two rounds at the best speed: within one, answers may still come in waves.
-    patience_s = max(WINDOW_S, 2 * in_flight / pace.rate)
-    return elapsed_s > patience_s and since.tokens / elapsed_s * HOPELESS < pace.rate
+    return since.seconds > max(WINDOW_S, 2 * in_flight / pace.rate)
 
 
-def interrupted(pace: Pace) -> Pace:
-    """Return the pace after a failure, whose pause would be taken for slowness: measure anew."""
-    return replace(pace, _window=None, _since_change=None)
+def after_failure(pace: Pace, change: int, at_s: float, *, pauses: bool) -> Pace:
+    """Return the pace after a failure that is no refusal.
+
+    Args:
+        change: As for ``after_refusal``.
+        at_s: When it failed.
+        pauses: Whether nothing is sent for a while: that is no slowness, so what comes before the
+            first answer to a request sent since is not measured.
+    """
+    if pauses:
+        pace = replace(pace, _answered_at_s=None, _interrupted_at_s=at_s)
+    if pace._trial not in MORE or change != pace.change:
+        return pace
+    pace = replace(pace, _failed=pace._failed + 1)
+    is_failing = pace._failed >= max(FAILING, pace._since_change.answers / 2)
+    return _given_up(pace, "failing") if is_failing else pace
 
 
 def after_timeout(pace: Pace, change: int) -> Pace:
@@ -209,14 +201,16 @@ def after_refusal(pace: Pace, change: int) -> Pace:
     """
     if change != pace.change:
         return pace
-    if pace._trial in _MORE:
-        return replace(_given_up(pace, painful=True), why="refused")
-    fewer = _moved(pace, Move.FEWER_REQUESTS) or _moved(pace, Move.FEWER_TEXTS) or pace.now
+    if pace._trial in MORE:
+        return _given_up(pace, "refused", PAINFUL)
+    less = (moved(pace.now, move, pace.upper) for move in (Move.FEWER_REQUESTS, Move.FEWER_TEXTS))
+    fewer = next(filter(None, less), pace.now)
     # How fast the service is with less is not known: the next window says it.
-    less = replace(_changed(pace, fewer, "refused"), rate=0.0, _trial=None, _best=fewer)
-    for move in _MORE:
-        less = _postponed(less, move, 2)
-    return less
+    pace = replace(_changed(pace, fewer, "refused"), rate=0.0, _trial=None, _best=fewer)
+    for move in MORE:
+        # No trial of this move: it does not count as another that failed.
+        pace = _postponed(pace, move, max(1, pace._failures.get(move, 0)))
+    return pace
 
 
 def for_backlog(pace: Pace, backlog: int, steps: BacklogSteps) -> Pace:
@@ -234,14 +228,20 @@ def for_backlog(pace: Pace, backlog: int, steps: BacklogSteps) -> Pace:
 def _judged(pace: Pace, rate: float) -> Pace:
     """Return the pace after a full window under the present setting."""
     if pace._trial is not None:
-        wanted = pace.rate * (GAIN if pace._trial in _MORE else 1.0)
-        return _kept(pace, pace._trial, rate) if rate >= wanted else _given_up(pace)
+        wanted = pace.rate * (GAIN if pace._trial in MORE else 1.0)
+        if rate >= wanted:
+            # More than twice as much of something can bring: the service has changed meanwhile.
+            most = pace.rate * SHIFT * (2 if pace._trial in MORE else 1)
+            return _kept(_forgetful(pace, rate) if rate > most else pace, pace._trial, rate)
+        # A little faster may be chance, and may be more: seen once more, it is known.
+        is_unsure = rate >= pace.rate and not pace._doubted
+        return replace(pace, _doubted=1) if is_unsure else _given_up(pace)
     if not pace.rate:
         return _tried(replace(pace, rate=rate))
     if 1 / SHIFT < rate / pace.rate < SHIFT:
-        return _tried(replace(pace, rate=(pace.rate + rate) / 2, _shifted=0))
-    if not pace._shifted:
-        return replace(pace, _shifted=1)
+        return _tried(replace(pace, rate=(pace.rate + rate) / 2, _doubted=0))
+    if not pace._doubted:
+        return replace(pace, _doubted=1)
     return _tried(_forgetful(pace, rate))
 
 
@@ -254,7 +254,7 @@ def _forgetful(pace: Pace, rate: float) -> Pace:
     soon = pace._windows + PAUSE if rate > pace.rate else LONGEST_PAUSE + pace._windows
     due = {move: min(pace._due[move], soon) for move in hurt}
     return replace(
-        pace, rate=rate, _shifted=0, _due=MappingProxyType(due),
+        pace, rate=rate, _doubted=0, _due=MappingProxyType(due),
         _failures=MappingProxyType(dict.fromkeys(hurt, PAINFUL)),
     )  # fmt: skip
 
@@ -264,9 +264,9 @@ def _tried(pace: Pace) -> Pace:
     # With twice as much in flight, an answer may take twice as long.
     more_is_safe = 2 * pace._latency_s <= LATENCY_SHARE * pace.timeout_s
     for move in Move:
-        to = _moved(pace, move)
+        to = moved(pace.now, move, pace.upper)
         due = pace._due.get(move, 0) <= pace._windows
-        if to is not None and due and (more_is_safe or move not in _MORE):
+        if to is not None and due and (more_is_safe or move not in MORE):
             return replace(_changed(pace, to, str(move)), _trial=move)
     return pace
 
@@ -274,7 +274,7 @@ def _tried(pace: Pace) -> Pace:
 def _kept(pace: Pace, trial: Move, rate: float) -> Pace:
     """Return the pace after a trial that helped; the same move is the next one tried."""
     # The way back was just measured to be worse.
-    due = {**pace._due, trial: 0, _OPPOSITE[trial]: pace._windows + PAUSE}
+    due = {**pace._due, trial: 0, OPPOSITE[trial]: pace._windows + PAUSE}
     kept = replace(
         pace, rate=rate, _best=pace.now, _trial=None, _due=MappingProxyType(due),
         _failures=MappingProxyType({**pace._failures, trial: 0}),
@@ -282,17 +282,20 @@ def _kept(pace: Pace, trial: Move, rate: float) -> Pace:
     return _tried(kept)
 
 
-def _given_up(pace: Pace, *, painful: bool = False) -> Pace:
+def _given_up(pace: Pace, told: str = "no gain", failures: int = 1) -> Pace:
     """Return the pace back at the best setting after a trial that did not help."""
     if pace._trial is None:
         raise RuntimeError("no trial is given up: this is a bug in pacing")
-    back = _changed(pace, pace._best, f"{pace._trial}: {'much slower' if painful else 'no gain'}")
-    return _postponed(replace(back, _trial=None), pace._trial, PAINFUL if painful else 1)
+    back = _changed(pace, pace._best, f"{pace._trial}: {told}")
+    before = pace._failures.get(pace._trial, 0)
+    # Where it hurt before and does not now, the service is another one.
+    known = 0 if before >= PAINFUL > failures else before
+    return _postponed(replace(back, _trial=None), pace._trial, known + failures)
 
 
 def _postponed(pace: Pace, move: Move, failures: int) -> Pace:
     """Return the pace with ``move`` put off, the longer the more often it failed."""
-    failed = min(pace._failures.get(move, 0) + failures, 16)
+    failed = min(failures, 16)
     pause = min(LONGEST_PAUSE, PAUSE * 2 ** (failed - 1))
     return replace(
         pace,
@@ -304,20 +307,5 @@ def _postponed(pace: Pace, move: Move, failures: int) -> Pace:
 def _changed(pace: Pace, now: Bounds, why: str) -> Pace:
     return replace(
         pace, now=now, change=pace.change + 1, why=why,
-        _window=None, _since_change=None, _shifted=0,
+        _let_in=0, _failed=0, _window=None, _since_change=Window(), _doubted=0,
     )  # fmt: skip
-
-
-def _moved(pace: Pace, move: Move) -> Bounds | None:
-    """Return the neighbour in the direction of ``move``; ``None`` where there is none."""
-    batch, parallel = pace.now.batch_size, pace.now.parallel_batches
-    match move:
-        case Move.MORE_REQUESTS:
-            to = Bounds(batch, min(parallel * 2, pace.upper.parallel_batches))
-        case Move.MORE_TEXTS:
-            to = Bounds(min(batch * 2, pace.upper.batch_size), parallel)
-        case Move.FEWER_REQUESTS:
-            to = Bounds(batch, max(1, parallel // 2))
-        case Move.FEWER_TEXTS:
-            to = Bounds(max(1, batch // 2), parallel)
-    return None if to == pace.now else to

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from rba_pipeline.core.pacing import LATENCY_SHARE, Answered
+from rba_pipeline.core.answers import Answered
+from rba_pipeline.core.pacing import LATENCY_SHARE
 from rba_pipeline.core.presets import Bounds
 
 # The guide's setting for development, and the largest that are ever worth while.

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rba_pipeline.core.answers import Answered
 from rba_pipeline.core.embeddings import CANARY
 from rba_pipeline.core.errors import EmbeddingError, RequestTimedOut, ServiceOverloaded
-from rba_pipeline.core.pacing import Answered
 from rba_pipeline.resources.embedding_client import EmbeddingClient
 from rba_pipeline.resources.service_answers import ServiceInfo, Vectors
 

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from rba_pipeline.core.answers import Answered
 from rba_pipeline.core.backlog import BacklogSteps
-from rba_pipeline.core.pacing import Answered, Pace, after_answer, after_refusal, for_backlog
+from rba_pipeline.core.pacing import Pace, after_answer, after_refusal, for_backlog
 from rba_pipeline.core.presets import Bounds
 
 TOKENS_PER_TEXT = 100
@@ -82,16 +83,17 @@ class SimulatedService:
     shape: Shape
     phases: Sequence[Phase]
     noise: float = 0.1
+    seed: int = 1
 
     def run(self, pace: Pace, steps: BacklogSteps, backlog: int = 1 << 40) -> Outcome:
         """Keep the service as busy as ``pace`` allows through all phases."""
-        chance, outcome = random.Random(1), Outcome()
+        chance, outcome = random.Random(self.seed), Outcome()
         now_s, held_until_s, in_flight = 0.0, 0.0, list[_Request]()
         for phase in self.phases:
             end_s, done = now_s + phase.seconds, 0
             while now_s < end_s:
                 pace = for_backlog(pace, backlog, steps)
-                while now_s >= held_until_s and len(in_flight) < pace.now.parallel_batches:
+                while now_s >= held_until_s and len(in_flight) < pace.room:
                     outcome.requests += 1
                     outcome.largest = _larger(outcome.largest, pace.now)
                     texts = pace.now.batch_size

@@ -2,12 +2,13 @@
 
 import pytest
 
+from rba_pipeline.core.answers import Answered
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.pacing import (
-    Answered,
     Pace,
     after_answer,
+    after_failure,
     after_refusal,
     after_timeout,
     for_backlog,
@@ -52,8 +53,11 @@ def answers(pace: Pace, rate: float, count: int, at_s: float = 0.0) -> tuple[Pac
     "factors", [(1, 4, 1, 0.25), (1, 0.25, 1, 4), (4, 1, 0.25, 1)], ids=lambda factors: str(factors)
 )
 @pytest.mark.parametrize("limit", [None, 64], ids=["admits-all", "refuses"])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 21))]
+)
 def test_nine_tenths_of_the_best_fixed_setting_whatever_the_service_and_its_changes(
-    upper: Bounds, shape: Shape, factors: tuple[float, ...], limit: int | None
+    upper: Bounds, shape: Shape, factors: tuple[float, ...], limit: int | None, seed: int
 ) -> None:
     # As much work in every phase; what a service admits grows with its speed.
     phases = [
@@ -61,7 +65,7 @@ def test_nine_tenths_of_the_best_fixed_setting_whatever_the_service_and_its_chan
         for factor in factors
     ]
 
-    found = SimulatedService(shape, phases).run(pace_of(upper), STEPS)
+    found = SimulatedService(shape, phases, seed=seed).run(pace_of(upper), STEPS)
 
     for phase, texts in zip(phases, found.texts, strict=True):
         best = phase.texts_per_second * best_fixed(shape, upper, phase.limit)
@@ -115,13 +119,70 @@ def test_more_requests_are_kept_if_they_are_faster() -> None:
     assert faster.now == Bounds(32, 8)
 
 
-def test_more_requests_are_given_up_if_they_are_no_faster() -> None:
+def test_more_requests_are_let_in_one_by_one_as_long_as_answers_keep_up() -> None:
+    pace, at_s = answers(pace_of(), 50, 9)
+    slower, _ = answers(pace, 10, 1, at_s)
+    as_fast, _ = answers(pace, 50, 1, at_s)
+
+    assert (pace.now, pace.room) == (Bounds(32, 4), 3)
+    assert (slower.room, as_fast.room) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("rate", "measured"),
+    [pytest.param(49, 16, id="no-faster"), pytest.param(51, 32, id="a-little-faster-seen-twice")],
+)
+def test_more_requests_are_given_up_if_they_are_no_faster(rate: float, measured: int) -> None:
     pace, at_s = answers(pace_of(), 50, 9)
 
-    back, _ = answers(pace, 50, 17, at_s)
+    # One lets the fourth request in, and at the next the window opens.
+    still, at_s = answers(pace, rate, 1 + 1 + measured - 1, at_s)
+    back, _ = answers(still, rate, 1, at_s)
 
+    assert still.now == Bounds(32, 4)
     assert back.now == Bounds(32, 2)
     assert back.why == "more requests: no gain"
+
+
+def test_a_trial_in_which_many_requests_fail_is_given_up() -> None:
+    pace, at_s = answers(pace_of(), 50, 9)
+    few, at_s = answers(pace, 50, 8, at_s)
+    for _ in range(3):
+        pace = after_failure(pace, pace.change, at_s, pauses=False)
+        few = after_failure(few, few.change, at_s, pauses=False)
+    stale = after_failure(few, few.change - 1, at_s, pauses=False)
+
+    assert (pace.now, pace.why) == (Bounds(32, 2), "more requests: failing")
+    assert few.now == stale.now == Bounds(32, 4)
+    assert after_failure(stale, stale.change, at_s, pauses=False).now == Bounds(32, 2)
+
+
+def test_the_pause_after_a_failure_is_no_slowness_and_what_was_measured_stays() -> None:
+    pace, at_s = answers(pace_of(), 50, 5)
+    pace = after_failure(pace, pace.change, at_s, pauses=True)
+    # Sent before it failed, and answered in the pause.
+    late = after_answer(pace, Answered(pace.change, at_s - 1, at_s + 9, 32, 3200))
+
+    # From the first on, which comes after a minute, the clock runs again.
+    on, _ = answers(late, 50, 5, at_s + 60)
+
+    assert late.now == Bounds(32, 2)
+    assert on.now == Bounds(32, 4)
+    assert on.rate == pytest.approx(5000)
+
+
+def test_refusals_outside_of_a_trial_do_not_add_up() -> None:
+    pace, at_s, tried = pace_of(Bounds(8, 4)), 0.0, set[str]()
+    for _ in range(10):
+        pace = after_refusal(pace, pace.change)
+    refused = pace.now
+    # Nine windows of eight answers.
+    for _ in range(9 * 8 + 1):
+        pace, at_s = answers(pace, 20, 1, at_s)
+        tried.add(pace.why)
+
+    assert refused == Bounds(1, 1)
+    assert "more requests" in tried
 
 
 def test_a_setting_that_is_much_slower_is_left_before_its_window_is_full() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rba_pipeline.core.pacing import Answered
+from rba_pipeline.core.answers import Answered
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.tuning import (
     LARGEST,

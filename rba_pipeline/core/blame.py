@@ -3,6 +3,7 @@
 No text is put aside before the service has shown that it embeds texts at all: another one of the
 run, answered since; or, where there is none, a control: a harmless text as long as the suspect. A
 probe of a few words would not do: a service may be well at that, and fail at everything longer.
+Nor is one control enough for any number of texts: a service may be well at harmless ones only.
 """
 
 from collections import Counter, deque
@@ -10,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from rba_pipeline.core import recovery
-from rba_pipeline.core.embeddings import CANARY, PASSING_REASONS, Rejection, Text, as_long_as
+from rba_pipeline.core.embeddings import CANARY, Rejection, Text, as_long_as
 from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
@@ -26,8 +27,9 @@ from rba_pipeline.core.recovery import Batch, Suspect
 # A suspect waits for as many answers, while there is other work: they show whether requests fail by
 # chance.
 ANSWERS_TO_JUDGE = 16
-# More suspects than texts that succeeded, and more than this: it is not the texts.
-MOST_SUSPECTS = 8
+# As many texts are blamed beyond the last control; for more, and more than succeeded, another one
+# has to be embedded. And beyond so many, controls do not show any more that it is the texts.
+MOST_SUSPECTS, MOST_BY_CONTROLS = 8, 64
 # As many controls in a row fail for another reason than that the service is wrong by chance only.
 CONTROLS_TO_GIVE_UP = 3
 _SHORTEST = Text("", CANARY, 1)
@@ -50,6 +52,8 @@ class Blame:
     answers: int = 0
     proofs: int = 0
     _embedded: int = 0
+    _blamed: set[str] = field(default_factory=set)
+    _vouched_for: int = 0
     _longest: Text | None = None
     _by_chance: int = 0
     _controls_failed: Counter[str] = field(default_factory=Counter)
@@ -67,8 +71,9 @@ class Blame:
 
     @property
     def is_doubtful(self) -> bool:
-        """Return whether a text is suspected, and the run has not seen any embedded."""
-        return not self.proofs and self.is_open
+        """Return whether a text is suspected, and the run has not seen any embedded; or not since
+        more were suspected than one answer explains."""
+        return self.is_open and (not self.proofs or self._is_crowded)
 
     @property
     def has_given_up(self) -> bool:
@@ -91,6 +96,7 @@ class Blame:
         """Take note of a probe that went well."""
         self.answers += 1
         if is_control:
+            self._vouched_for = len(self._blamed)
             self.proofs += 1
             self._controls_failed.clear()
 
@@ -99,10 +105,12 @@ class Blame:
 
         It is as long as the longest of them, or of those that ``failed`` beside them. But if texts
         were embedded, it is no longer than these: to fail at what is longer may be what a text is
-        put aside for.
+        put aside for, as long as few are.
         """
         suspected = (suspect.text for suspect in self._suspects)
         longest = max((*suspected, *failed), key=_tokens, default=self._longest or _SHORTEST)
+        if self._are_more_than(MOST_SUSPECTS):
+            return as_long_as(longest)
         return as_long_as(min(longest, self._longest or longest, key=_tokens))
 
     def control_failed(self, error: EmbeddingError, address: str) -> EmbeddingError | None:
@@ -115,7 +123,11 @@ class Blame:
             return None
         if not (refused or isinstance(error, ServiceUnavailable | ModelFailed)):
             return error
-        unproven = [each for each in self._suspects if each.proof > self.proofs]
+        unproven = [
+            each
+            for each in self._suspects
+            if each.proof > self.proofs or (self._is_crowded and not each.is_told)
+        ]
         # Addresses that go away together are one outage.
         is_away = isinstance(error, ServiceUnavailable) and not isinstance(error, RequestTimedOut)
         where = address if is_away else "anywhere"
@@ -124,7 +136,7 @@ class Blame:
             return None
         if any(each.text.text_hash not in self.doubted for each in unproven):
             kind = RequestRejected if refused else ModelFailed
-            return kind(f"{error}. {self._verdict(len(unproven), ' and at a harmless one')}")
+            return kind(f"{error}. {self._acquitted(len(unproven), ' and at a harmless one')}")
         # They stay where they are, without another charge.
         self.rejections += [Rejection(each.text.text_hash, each.reason, 0) for each in unproven]
         self._suspects = deque(each for each in self._suspects if each not in unproven)
@@ -135,12 +147,12 @@ class Blame:
         self._suspects.append(suspect)
         if suspect.is_told:
             return None
-        blamed = [each.text.text_hash for each in self._suspects if not each.is_told]
-        blamed += [each.text_hash for each in self.rejections if each.reason in PASSING_REASONS]
-        new = sum(name not in self.doubted for name in blamed)
-        if new <= max(MOST_SUSPECTS, self._embedded):
+        if suspect.text.text_hash not in self.doubted:
+            self._blamed.add(suspect.text.text_hash)
+        if not self._are_more_than(MOST_BY_CONTROLS):
             return None
-        return ModelFailed(self._verdict(len(blamed)))
+        todo = "If nothing is wrong there, add the documents of this partition a few at a time"
+        return ModelFailed(f"{self._acquitted(len(self._blamed))}. {todo}")
 
     def judge(self, *, is_last: bool) -> list[Batch]:
         """Reject the suspects for whom there was proof enough since they failed.
@@ -152,6 +164,8 @@ class Blame:
             What is to be sent once more: others failed by chance meanwhile, so it may have, too.
         """
         again = list[Batch]()
+        if self.is_doubtful:
+            return again
         needed = recovery.failures_to_convict(self.chance)
         for _ in range(len(self._suspects)):
             suspect = self._suspects.popleft()
@@ -159,13 +173,27 @@ class Blame:
             if suspect.proof + wanted > self.proofs:
                 self._suspects.append(suspect)
             elif suspect.reason == "model_failed" and suspect.attempts < needed:
+                self._blamed.discard(suspect.text.text_hash)
                 again.append(Batch((suspect.text,), failures=suspect.attempts))
             else:
                 name = suspect.text.text_hash
                 self.rejections.append(Rejection(name, suspect.reason, suspect.attempts))
         return again
 
-    def _verdict(self, texts: int, also: str = "") -> str:
+    @property
+    def _is_crowded(self) -> bool:
+        return self._are_more_than(self._vouched_for + MOST_SUSPECTS)
+
+    def _are_more_than(self, most: int) -> bool:
+        """Return whether more are blamed that no earlier run doubted, and more than succeeded."""
+        return len(self._blamed) > max(most, self._embedded)
+
+    def _acquitted(self, texts: int, also: str = "") -> str:
+        """Return why it is not the texts; of many that were blamed, none is any more."""
+        if self._are_more_than(MOST_SUSPECTS):
+            self.rejections = [
+                each for each in self.rejections if each.text_hash not in self._blamed
+            ]
         return (
             f"The service failed at {texts} texts that were sent alone{also}, and embedded "
             f"{self._embedded}: it is not the texts. See its log; nothing was put into quarantine "

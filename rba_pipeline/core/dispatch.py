@@ -404,5 +404,7 @@ class Dispatch:
         self._judge()
 
     def _judge(self, *, is_last: bool = False) -> None:
+        if self.failure is not None:
+            return
         is_last = is_last or not (self._sent_at_s or self._unsent)
         self._unsent.add(self._blame.judge(is_last=is_last))

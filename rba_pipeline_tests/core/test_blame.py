@@ -1,10 +1,12 @@
 """Nobody is blamed for a service that is wrong, in simulated time: what a probe does not show."""
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
 
-from rba_pipeline.core.blame import Blame
+from rba_pipeline.core.blame import MOST_BY_CONTROLS, MOST_SUSPECTS, Blame
 from rba_pipeline.core.embeddings import Text, as_long_as
 from rba_pipeline.core.errors import (
     EmbeddingError,
@@ -79,7 +81,7 @@ def test_a_service_that_goes_wrong_for_all_but_its_canary_has_no_text_blamed(kin
     assert found.rejected == {}
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, MOST_BY_CONTROLS])
 @pytest.mark.parametrize("kind", ERRORS)
 def test_texts_that_are_all_at_fault_are_blamed_where_a_harmless_one_is_embedded(
     kind: str, count: int
@@ -91,7 +93,38 @@ def test_texts_that_are_all_at_fault_are_blamed_where_a_harmless_one_is_embedded
 
     assert found.dispatch.failure is None
     assert found.rejected == {str(number): REASONS[kind] for number in range(count)}
-    assert found.controls >= 1
+    assert found.controls >= (1 if kind in ("413", "422") else math.ceil(count / 9))
+
+
+@pytest.mark.parametrize("kind", ["500", "lost", "timed-out"])
+def test_more_texts_than_controls_vouch_for_end_the_run_and_none_is_blamed(kind: str) -> None:
+    found = run(
+        fails_at_all_but(CONTROL, error=ERRORS[kind]), texts(2000), bounds=Bounds(8, 2),
+        outage_s=600,
+    )  # fmt: skip
+
+    assert isinstance(found.dispatch.failure, ModelFailed)
+    assert "it is not the texts" in str(found.dispatch.failure)
+    assert "add the documents of this partition a few at a time" in str(found.dispatch.failure)
+    assert found.rejected == {}
+    assert len(found.requests) <= 12 * MOST_BY_CONTROLS
+
+
+@pytest.mark.parametrize("kind", ["500", "lost", "timed-out"])
+def test_texts_blamed_by_controls_are_blamed_no_more_once_controls_fail(kind: str) -> None:
+    controls = itertools.count()
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        is_well = not names or (CONTROL in names and next(controls) < 2)
+        return None if is_well else ERRORS[kind]
+
+    found = run(service, texts(64), bounds=Bounds(8, 2), outage_s=6000)
+
+    assert isinstance(found.dispatch.failure, ModelFailed)
+    assert "and at a harmless one, and embedded 0: it is not the texts" in str(
+        found.dispatch.failure
+    )
+    assert found.rejected == {}
 
 
 def test_texts_that_a_service_refuses_before_it_has_embedded_any_cost_one_control() -> None:
@@ -177,3 +210,25 @@ def test_a_control_is_as_long_as_the_longest_suspect_but_no_longer_than_what_was
     assert blame.control() == as_long_as(long)
     blame.answered(Batch((middle,)))
     assert blame.control() == as_long_as(middle)
+
+
+def test_a_control_for_many_suspects_is_as_long_as_they_are_and_vouches_for_some_more() -> None:
+    blame = Blame()
+    blame.answered(Batch((Text("short", "a", 1),)))
+    suspects = [
+        Suspect(Text(str(number), "a " * 100, 100), "model_failed", 3, proof=2)
+        for number in range(MOST_SUSPECTS + 1)
+    ]
+    for suspect in suspects[:-1]:
+        blame.suspect(suspect)
+    doubtful_before = blame.is_doubtful
+    blame.suspect(suspects[-1])
+
+    assert not doubtful_before
+    assert blame.is_doubtful
+    assert blame.control() == as_long_as(suspects[0].text)
+    assert blame.judge(is_last=True) == blame.rejections == []
+    blame.probed(is_control=True)
+    assert not blame.is_doubtful
+    blame.judge(is_last=True)
+    assert len(blame.rejections) == len(suspects)

@@ -1,6 +1,7 @@
 """How the texts of one partition get their vectors, stage by stage."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -121,20 +122,29 @@ class EmbeddingRun:
         with self.stopwatch.stage(Stage.WRITING):
             self.embedding_store.merge(space, year)
 
+    @contextmanager
+    def remembering(self, ledger: TextLedger) -> Iterator[None]:
+        """If the block fails, keep which texts were found at fault by then: the next run treats
+        them as after a run that ended well.
+        """
+        try:
+            yield
+        except BaseException:
+            try:
+                self._write_rejected(ledger)
+            except Exception as error:  # noqa: BLE001 - what is raised is why the run fails
+                kind = type(error).__name__
+                self.context.log.warning(f"texts found at fault could not be kept: {kind}")
+            raise
+
     def write_outcomes(self, ledger: TextLedger) -> Outcomes:
         """Write what became of every text, and return it."""
-        rejections = {each.text_hash: each for each in self.traffic.rejections}
 
         def write() -> None:
             # Read here: somebody may have given a text a second chance meanwhile.
             with self.stopwatch.stage(Stage.READING):
                 before = self.embedding_store.earlier(self.window, self.info.space.id)
-            rows = (
-                outcome_of(
-                    name, tokens, state, rejection=rejections.get(name), before=before.get(name)
-                )
-                for name, tokens, state in ledger.rows()
-            )
+            rows = self._outcomes(ledger.rows(), before)
             with self.stopwatch.stage(Stage.WRITING):
                 self.embedding_store.write_outcomes(
                     self.window, self.info.space, self.chunking_id, rows
@@ -146,6 +156,25 @@ class EmbeddingRun:
             )
         with self.stopwatch.stage(Stage.READING):
             return self.embedding_store.outcomes(self.window)
+
+    def _write_rejected(self, ledger: TextLedger) -> None:
+        """Write which texts have no vector; nobody is waited for, as the run may have been told to
+        stop, and the database may be why it fails."""
+        if not self.traffic.rejections:
+            return
+        before = self.embedding_store.earlier(self.window, self.info.space.id)
+        names = before.keys() | {each.text_hash for each in self.traffic.rejections}
+        rows = self._outcomes((row for row in ledger.rows() if row[0] in names), before)
+        self.embedding_store.write_rejected(self.window, self.info.space, self.chunking_id, rows)
+
+    def _outcomes(
+        self, rows: Iterable[tuple[str, int, str | None]], before: Mapping[str, Outcome]
+    ) -> Iterator[Outcome]:
+        rejections = {each.text_hash: each for each in self.traffic.rejections}
+        for name, tokens, state in rows:
+            yield outcome_of(
+                name, tokens, state, rejection=rejections.get(name), before=before.get(name)
+            )
 
     def verdicts(self) -> list[Verdict]:
         """Return what the checks find, none of them failed.

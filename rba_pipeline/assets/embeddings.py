@@ -46,8 +46,9 @@ def embeddings_asset(
         run = EmbeddingRun(context, records, chunking, embedding, embedding_store, vector_store)
         with TextLedger() as ledger:
             run.enter_into(ledger)
-            run.embed(ledger)
-            made = run.write_outcomes(ledger)
+            with run.remembering(ledger):
+                run.embed(ledger)
+                made = run.write_outcomes(ledger)
         verdicts = run.verdicts()
         run.quarantine(made)
         return dg.MaterializeResult(

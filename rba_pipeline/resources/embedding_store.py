@@ -4,6 +4,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -172,9 +173,18 @@ class EmbeddingStore(dg.ConfigurableResource):
     def write_outcomes(
         self, window: Window, space: Space, chunking_id: str, rows: Iterable[Outcome]
     ) -> None:
-        """Keep what became of every text of ``window``, replacing what an earlier run said."""
-        about = {"space": asdict(space), "chunking_id": chunking_id}
-        self._write_outcomes(self._outcomes_path(window), json.dumps(about), rows)
+        """Keep what became of every text of ``window``, replacing what earlier runs said."""
+        self._write_outcomes(self._outcomes_path(window), _about(space, chunking_id), rows)
+        # A kill in between leaves what it says twice.
+        self._root().remove(self._rejected_path(window))
+
+    def write_rejected(
+        self, window: Window, space: Space, chunking_id: str, rows: Iterable[Outcome]
+    ) -> None:
+        """Keep what a run of ``window`` that fails found at fault, until one says what became of
+        every text: nothing is published by it, but the next run need not find out again.
+        """
+        self._write_outcomes(self._rejected_path(window), _about(space, chunking_id), rows)
 
     def is_recorded(self, window: Window) -> bool:
         """Return whether a run of ``window`` kept what became of its texts."""
@@ -198,21 +208,27 @@ class EmbeddingStore(dg.ConfigurableResource):
         return Outcomes(Space(**about["space"]), about["chunking_id"], counts, quarantined)
 
     def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
-        """Return the texts that the last run quarantined in ``space``, by hash."""
-        path = self._outcomes_path(window)
-        if not self._root().exists(path) or json.loads(self._about(path))["space"]["id"] != space:
-            return {}
-        return {row.text_hash: row for row in self._outcome_rows(path, only="quarantined")}
+        """Return the texts that the last run quarantined in ``space``, and those that runs which
+        failed since found at fault, by hash.
+        """
+        found = dict[str, Outcome]()
+        for path in (self._outcomes_path(window), self._rejected_path(window)):
+            # A run that ends well removes the second one.
+            with suppress(FileNotFoundError):
+                if json.loads(self._about(path))["space"]["id"] == space:
+                    rows = self._outcome_rows(path, only="quarantined")
+                    found |= {row.text_hash: row for row in rows}
+        return found
 
     def quarantined_in(self, names: Collection[str]) -> dict[str, list[str]]:
         """Return in which windows, by name, each of the quarantined texts ``names`` occurs."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, set[str]] = {}
         for path in self._all_outcomes():
             window = path.rpartition("/")[2].removesuffix(".parquet")
             for row in self._outcome_rows(path):
                 if row.outcome == "quarantined" and row.text_hash in names:
-                    found.setdefault(row.text_hash, []).append(window)
-        return found
+                    found.setdefault(row.text_hash, set()).add(window)
+        return {name: sorted(windows) for name, windows in found.items()}
 
     def change_quarantined(
         self, names: Collection[str], change: Callable[[Outcome], Outcome]
@@ -248,7 +264,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         return f"embeddings/{self.corpus}/{space}/{year}"
 
     def _all_outcomes(self) -> list[str]:
-        return self._root().list(f"embeddings/{self.corpus}/outcomes", ".parquet")
+        folders = (f"embeddings/{self.corpus}/{name}" for name in ("outcomes", "rejected"))
+        return [path for folder in folders for path in self._root().list(folder, ".parquet")]
 
     def _write_outcomes(self, path: str, about: str, rows: Iterable[Outcome]) -> None:
         schema = OUTCOMES.with_metadata({"rba": about})
@@ -274,6 +291,9 @@ class EmbeddingStore(dg.ConfigurableResource):
     def _outcomes_path(self, window: Window) -> str:
         return f"embeddings/{self.corpus}/outcomes/{window.name}.parquet"
 
+    def _rejected_path(self, window: Window) -> str:
+        return f"embeddings/{self.corpus}/rejected/{window.name}.parquet"
+
     def _new_path(self, space: str, year: int) -> str:
         name = f"part-{self._writer}-{secrets.token_hex(4)}.parquet"
         return f"{self._folder(space, year)}/{name}"
@@ -298,6 +318,10 @@ class EmbeddingStore(dg.ConfigurableResource):
             except FileNotFoundError:
                 continue
         raise RuntimeError(f"parts of {self._folder(space, year)} vanish while they are read")
+
+
+def _about(space: Space, chunking_id: str) -> str:
+    return json.dumps({"space": asdict(space), "chunking_id": chunking_id})
 
 
 def _table(

@@ -57,6 +57,43 @@ def test_one_poisoned_text_of_32_is_found_in_ten_calls_and_its_neighbours_are_st
     )
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(Reply.error(401, "not_allowed"), id="401", marks=pytest.mark.case("C14")),
+        pytest.param(Reply.error(503, "starting"), id="away", marks=LONG),
+    ],
+)
+@pytest.mark.case("C9")
+def test_a_text_at_fault_is_not_searched_for_again_after_a_run_that_failed_later(
+    project: Installation, oracle: OracleService, end: Reply
+) -> None:
+    project.environment |= {"EMBEDDING_BATCH_SIZE": "1", "EMBEDDING_OUTAGE_SECONDS": "2"}
+    alone = list[int]()
+
+    def reject(number: int, texts: list[str]) -> Reply | None:
+        return Reply.error(422, "text_invalid", 0) if "A-7-3" in texts[0] else None
+
+    def reject_then_fail(number: int, texts: list[str]) -> Reply | None:
+        alone.extend([number] if "A-7-3" in texts[0] else [])
+        return end if alone and number > alone[0] + 4 else reject(number, texts)
+
+    oracle.script = reject_then_fail
+    oracle.canary_script = lambda: end if alone and len(oracle.sent) > alone[0] + 5 else None
+    failed = run(project)
+    with project.neighbours() as found:
+        listed = found.vector_store.quarantine()
+    oracle.script, oracle.canary_script = reject, lambda: None
+    results = run(project)
+
+    check_failure(failed)
+    assert listed == []
+    assert failures(results) == []
+    assert figure(results, "quarantined_by_reason") == {"text_invalid": 1}
+    assert sum("A-7-3" in text for text in oracle.texts_sent) == 1
+    check_invariants(project, oracle, results, resent=IN_FLIGHT, quarantined=1)
+
+
 @pytest.mark.case("C9")
 def test_publishing_alone_lists_the_texts_without_a_vector(
     project: Installation, oracle: OracleService

@@ -271,6 +271,24 @@ def test_earlier_outcomes_are_those_quarantined_in_the_same_window_and_space(
     assert store.earlier(YEAR, "another space") == store.earlier(june, SPACE.id) == {}
 
 
+def test_what_a_failed_run_found_at_fault_is_known_until_a_run_ends_well(tmp_path: Path) -> None:
+    store, found_now = writer(tmp_path), replace(BAD, attempts=3)
+    write(store, EMBEDDED, TRUNCATED, BAD)
+
+    store.write_rejected(YEAR, SPACE, CUT_BY, [found_now])
+    known, changed = store.earlier(YEAR, SPACE.id), store.quarantined_in([BAD.text_hash])
+    published = store.outcomes(YEAR)
+    store.change_quarantined([BAD.text_hash], lambda row: replace(row, attempts=0))
+    retried = store.earlier(YEAR, SPACE.id)
+    write(store, EMBEDDED)
+
+    assert known == {BAD.text_hash: found_now}
+    assert changed == {BAD.text_hash: [YEAR.name]}
+    assert published == OUTCOMES
+    assert retried == {BAD.text_hash: replace(BAD, attempts=0)}
+    assert store.earlier(YEAR, SPACE.id) == {}
+
+
 def test_a_quarantined_text_is_changed_in_every_window_and_others_are_not(tmp_path: Path) -> None:
     store, june = writer(tmp_path), Window(date(2013, 6, 1), date(2013, 7, 1))
     write(store, EMBEDDED, BAD)

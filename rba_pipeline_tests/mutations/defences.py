@@ -121,6 +121,15 @@ DEFENCES = (
         "test_a_service_that_embeds_nothing_but_its_canary_has_no_text_blamed",
     ),
     Defence(
+        "a run that fails keeps which texts it found at fault",
+        "C9",
+        "rba_pipeline/assets/embedding_run.py",
+        "                self._write_rejected(ledger)\n",
+        "                pass\n",
+        f"{FAULTS}/test_client_texts.py::"
+        "test_a_text_at_fault_is_not_searched_for_again_after_a_run_that_failed_later[401]",
+    ),
+    Defence(
         "a group that fails is not halved before a sign of life",
         "C11",
         "rba_pipeline/core/recovery.py",

@@ -309,8 +309,9 @@ class Embedding(CheckedResource):
         A part is yielded as soon as ``parallel_batches`` answers wait or 2 s have passed, and no
         request is sent between: until the caller keeps it, at most 2 × ``batch_size`` ×
         ``parallel_batches`` texts are neither unsent nor kept. Before an error is raised, the
-        answers of the requests that were still in flight are yielded. A text without a vector is
-        in ``traffic.rejections`` at the end.
+        answers of the requests that were still in flight are yielded; where it is one that does
+        not pass, those that come within 2 s: the others are cut, and the client with them. A text
+        without a vector is in ``traffic.rejections`` at the end.
 
         Args:
             texts: Distinct texts; read as needed, some 64 requests ahead.

@@ -15,11 +15,13 @@ from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.stages import RequestSeconds, Stage
 from rba_pipeline.core.tasks import Probe, Request
+from rba_pipeline.resources.address_round import MAY_PASS
 from rba_pipeline.resources.embedding_client import EmbeddingClient
 from rba_pipeline.resources.service_answers import ServiceInfo, Vectors
 from rba_pipeline.resources.stopwatch import Stopwatch
 
-# A part is due when this many seconds passed since its first answer, however few there are.
+# A part is due when this many seconds passed since its first answer, however few there are. What is
+# in flight when a run fails for good has as long to be answered.
 KEEP_WITHIN_S = 2.0
 # A probe is a sentence: an address is not left alone for a whole time-out of large batches for it.
 PROBE_S = 100.0
@@ -114,7 +116,7 @@ class EmbeddingStream:
         self._answers: list[_Answer] = []
         self._first_answer_at = 0.0
         self._started = self._moved_at_s = self._looked_at_s = time.monotonic()
-        self._tell_at_s = math.inf
+        self._tell_at_s = self._ends_at_s = math.inf
 
     def parts(self, on_progress: OnProgress) -> Iterator[Part]:
         """Yield what ``Embedding.embed_stream`` promises; once."""
@@ -156,7 +158,17 @@ class EmbeddingStream:
             self._moved_at_s = time.monotonic()
         self._traffic.stopwatch.allow(self._dispatch.pace.now.parallel_batches)
         self._note_pace()
-        return not self._dispatch.is_done
+        failure = self._dispatch.failure
+        # After what may pass the client goes on: it is not closed for the sake of who is slow.
+        if failure is not None and not isinstance(failure, MAY_PASS):
+            self._ends_at_s = min(self._ends_at_s, time.monotonic() + KEEP_WITHIN_S)
+        return not self._is_over
+
+    @property
+    def _is_over(self) -> bool:
+        # What was answered while a part was kept is still taken.
+        late = time.monotonic() >= self._ends_at_s and not any(map(Future.done, self._in_flight))
+        return late or self._dispatch.is_done
 
     def _next(self) -> Request | Probe | None:
         # What is due later is asked for from the same moment on, lest something is due in between.
@@ -181,7 +193,7 @@ class EmbeddingStream:
             return False
         waited_s = time.monotonic() - self._first_answer_at
         enough = len(self._answers) >= self._upper.parallel_batches
-        idle = not self._in_flight or self._dispatch.is_done
+        idle = not self._in_flight or self._is_over
         return enough or waited_s >= KEEP_WITHIN_S or idle
 
     def _collect(self) -> None:
@@ -199,7 +211,7 @@ class EmbeddingStream:
             return
         # Every request ends by its own deadline; this one only guards against our own bugs.
         guard_s = self._moved_at_s + 2 * self._client.timeout_s + 60
-        until_s = min(*moments, self._tell_at_s, guard_s)
+        until_s = min(*moments, self._tell_at_s, self._ends_at_s, guard_s)
         with self._traffic.stopwatch.stage(Stage.WAITING):
             done, _ = wait(self._in_flight, max(0.0, until_s - now_s), FIRST_COMPLETED)
         if not done and time.monotonic() >= guard_s:

@@ -7,8 +7,9 @@ import dagster as dg
 import pytest
 
 from rba_pipeline.core.embeddings import CANARY, Part
-from rba_pipeline.core.errors import RequestRejected, ServiceUnavailable, TextRejected
+from rba_pipeline.core.errors import NotAllowed, RequestRejected, ServiceUnavailable, TextRejected
 from rba_pipeline.resources.embedding import Embedding
+from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline_tests.oracle_service import OracleService, Reply
 from rba_pipeline_tests.resources.embedding_streams import (
     PATIENCE_S,
@@ -43,6 +44,46 @@ def test_after_a_failure_the_answers_in_flight_are_handed_over_before_it_is_rais
     assert sorted(hashes(parts)) == sorted(map(sha256, answered))
     # How many were sent before the failure was seen is the machine's doing; not all were.
     assert 3 <= len(oracle.sent) < 30
+    assert no_workers_left()
+
+
+def test_a_refused_key_ends_the_run_at_once_beside_an_address_that_stalls(
+    oracle: OracleService,
+) -> None:
+    stalls, refused, release = threading.Event(), threading.Event(), threading.Event()
+
+    def stall(number: int, sent: list[str]) -> Reply | None:
+        if number > 0:
+            stalls.set()
+        # The first one is answered after all, the second one is not.
+        (release if number > 0 else refused).wait(PATIENCE_S)
+        return None
+
+    def refuse(number: int, sent: list[str]) -> Reply | None:
+        stalls.wait(PATIENCE_S)
+        refused.set()
+        return Reply.error(401, "not_allowed")
+
+    oracle.script = stall
+    parts, traffic = list[Part](), Traffic()
+    with OracleService() as refusing:
+        refusing.script = refuse
+        resource = embedding(
+            oracle, 2, 4, api_url=f"{oracle.url},{refusing.url}", timeout_s=10 * PATIENCE_S
+        )
+        began_s = time.monotonic()
+        try:
+            with resource.open(), pytest.raises(NotAllowed, match="EMBEDDING_API_KEY"):
+                # What was yielded before the error stays in the list.
+                parts.extend(stream(resource, texts(60), traffic))
+            took_s = time.monotonic() - began_s
+        finally:
+            release.set()
+        sent = len(oracle.sent) + len(refusing.sent)
+
+    assert took_s < PATIENCE_S / 2
+    assert sent == traffic.requests == 4
+    assert hashes(parts) == list(map(sha256, oracle.sent[0]))
     assert no_workers_left()
 
 

@@ -127,7 +127,7 @@ class Dispatch:
         place, replica = self._due(now_s)
         if replica is None:
             return None
-        batch = self._fresh_batch() if place is None else self._unsent.again.pop(place)
+        batch = self._fresh_batch(replica) if place is None else self._unsent.again.pop(place)
         if (
             batch is None
             and not self._sent_at_s
@@ -192,7 +192,9 @@ class Dispatch:
         """Take note of an answer."""
         replica = self._ended(request)
         seconds = now_s - request.sent_at_s
-        self._replicas.set(replica.answered(request.batch.tokens, request.in_flight, seconds))
+        replica = replica.answered(request.batch.tokens, request.in_flight, seconds)
+        room = replica.room.answered(request.batch.characters)
+        self._replicas.set(replace(replica, room=room))
         self._blame.answered(request.batch)
         self._silence, self._fruitless = self._silence.broken(), self._fruitless.broken()
         self._follow(recovery.after_success(request.batch))
@@ -238,11 +240,14 @@ class Dispatch:
                 )
                 self._follow(recovery.after_model_failure(batch, self._seen(request, now_s)))
             case RequestTooLarge() if len(batch.texts) > 1:
-                self._replicas.set(replica.returned(batch.tokens))
+                room = replica.room.refused(batch.characters)
+                self._replicas.set(replace(replica.returned(batch.tokens), room=room))
                 # At once: should all texts be refused, one that is alone shows it soon.
                 self._unsent.again[:0] = recovery.halves(batch)
                 return
             case RequestTooLarge() if error.code:
+                replica = replace(replica, room=replica.room.freed())
+                self._replicas.set(replica)
                 seen = self._seen(request, now_s)
                 if (again := recovery.too_large(batch, seen, self.addresses)) is None:
                     self._rejected(request, 0, "too_large")
@@ -333,13 +338,13 @@ class Dispatch:
         most = self.limits.address_tokens
         return most is None or not replica.requests or replica.tokens + batch.tokens <= most
 
-    def _fresh_batch(self) -> Batch | None:
+    def _fresh_batch(self, replica: Replica) -> Batch | None:
         if self.adaptive:
             self.pace = for_backlog(self.pace, self._unsent.fresh, self.steps)
         size = self.pace.now.batch_size
         if self.unkept + size > self.limits.unkept_texts:
             return None
-        return self._unsent.take(size, self.limits.request_tokens)
+        return self._unsent.take(size, self.limits.request_tokens, replica.room.most)
 
     @property
     def _embeds(self) -> bool:

@@ -74,6 +74,11 @@ class Batch:
         return sum(text.tokens for text in self.texts)
 
     @property
+    def characters(self) -> int:
+        """Return the characters of all texts."""
+        return sum(len(text.text) for text in self.texts)
+
+    @property
     def named(self) -> str:
         """Return which texts they are, by the first one's hash, and at which try they are sent."""
         others = f" and {len(self.texts) - 1} more" if len(self.texts) > 1 else ""

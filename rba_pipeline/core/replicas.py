@@ -1,5 +1,6 @@
 """Several addresses of one service: who gets the next request, who is left out, and how long."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,35 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
 FAILURES_IN_A_ROW = 3
 # How much a new measurement of speed counts against the earlier ones.
 _FRESHNESS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How large a request may be, by what was refused as too large: something in between, a proxy
+    for instance, has a limit that nobody names. In characters: many short texts are no large one.
+
+    Attributes:
+        most: Characters that a request of several texts may have.
+        proven: Characters of the largest one that was answered.
+    """
+
+    most: float = math.inf
+    proven: int = 0
+
+    def answered(self, characters: int) -> "Room":
+        """Return the state after an answer to so many."""
+        return Room(max(self.most, characters), max(self.proven, characters))
+
+    def refused(self, characters: int) -> "Room":
+        """Return the state after several texts were refused: they are sent in halves. Where as many
+        characters were answered before, it is for one of the texts."""
+        if characters <= self.proven:
+            return self
+        return replace(self, most=min(self.most, characters // 2))
+
+    def freed(self) -> "Room":
+        """Return the state after a text was refused alone: so were its neighbours, for it."""
+        return replace(self, most=max(self.most, 2 * self.proven or math.inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +56,7 @@ class Replica:
         is_probed: A probe is in flight.
         is_reserved: The request in flight there has it for itself.
         is_tried: A request in flight there is the first since it failed.
+        room: How large its requests may be.
     """
 
     address: str
@@ -39,6 +70,7 @@ class Replica:
     is_probed: bool = False
     is_reserved: bool = False
     is_tried: bool = False
+    room: Room = Room()
 
     @property
     def takes_part(self) -> bool:

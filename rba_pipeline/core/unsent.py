@@ -1,5 +1,6 @@
 """What a run has still to send: fresh texts, and batches that are to be sent again."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -50,22 +51,23 @@ class Unsent:
         """Return whether none of ``again`` may be sent before there was another answer."""
         return all(batch.proof > answers for batch in self.again)
 
-    def take(self, size: int, most_tokens: int) -> Batch | None:
+    def take(self, size: int, most_tokens: int, most_characters: float = math.inf) -> Batch | None:
         """Return a batch of at most ``size`` fresh texts and, but for a single one, ``most_tokens``
-        tokens; ``None``: there are none left.
+        tokens and ``most_characters``; ``None``: there are none left.
         """
-        texts = tuple(self._next(size, most_tokens))
+        texts = tuple(self._next(size, most_tokens, most_characters))
         self.taken += len(texts)
         return Batch(texts) if texts else None
 
-    def _next(self, size: int, most_tokens: int) -> Iterator[Text]:
-        tokens = 0
-        for _ in range(size):
-            text = self._peek()
-            if text is None or (tokens and tokens + text.tokens > most_tokens):
+    def _next(self, size: int, most_tokens: int, most_characters: float) -> Iterator[Text]:
+        tokens = characters = 0
+        for place in range(size):
+            if (text := self._peek()) is None:
+                return
+            tokens, characters = tokens + text.tokens, characters + len(text.text)
+            if place and (tokens > most_tokens or characters > most_characters):
                 return
             self._ahead = None
-            tokens += text.tokens
             yield text
 
     def _peek(self) -> Text | None:

@@ -9,6 +9,7 @@ import pytest
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
 from rba_pipeline.core.dispatch import Dispatch, Limits, Probe, Request
+from rba_pipeline.core.embeddings import Text
 from rba_pipeline.core.errors import (
     ContractBroken,
     EmbeddingError,
@@ -268,6 +269,63 @@ def test_a_request_that_is_too_large_is_split_and_never_sent_again_as_it_was() -
 
     assert len({names for _, names in found.requests}) == len(found.requests)
     assert_each_once(found, 16)
+
+
+def of_length(characters: int, count: int) -> list[Text]:
+    names = [f"{characters}-{number}" for number in range(count)]
+    return [Text(name, "x" * characters, 10) for name in names]
+
+
+def refused_by_size(most: int, bad: str = "") -> Service:
+    """Refuse more characters than ``most``, by the length that leads a name, and one text."""
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        size = sum(int(name.partition("-")[0]) for name in names if "-" in name)
+        return RequestTooLarge("413", "too_large") if size > most or bad in names else None
+
+    return service
+
+
+@pytest.mark.parametrize("most", [250, 1000, 2900])
+@pytest.mark.parametrize("bad", ["", "100-900"], ids=["all-fit", "one-does-not"])
+def test_a_limit_on_the_size_of_requests_is_met_only_a_few_times(most: int, bad: str) -> None:
+    found = run(refused_by_size(most, bad), of_length(100, 2000), bounds=Bounds(32, 4))
+
+    in_vain = sum(len(names) for _, names in found.requests) - 2000
+    # What was in flight then, at each halving; and once more for the text that is too large, which
+    # is searched for.
+    assert in_vain <= 32 * 4 * (math.ceil(math.log2(3200 / most)) + 1) + 32
+    assert sorted(found.embedded) == sorted(
+        text.text_hash for text in of_length(100, 2000) if text.text_hash != bad
+    )
+
+
+def test_many_short_texts_are_sent_together_where_a_few_long_ones_are_too_large() -> None:
+    wanted = of_length(1000, 320) + of_length(10, 320)
+    found = run(refused_by_size(10_000), wanted, bounds=Bounds(32, 4))
+
+    assert {len(names) for _, names in found.requests[-5:]} == {32}
+    assert sorted(found.embedded) == sorted(text.text_hash for text in wanted)
+
+
+def test_one_text_that_is_too_large_makes_the_requests_of_others_no_smaller() -> None:
+    found = run(refused_by_size(1 << 30, "100-0"), of_length(100, 640), bounds=Bounds(32, 1))
+
+    assert [len(names) for _, names in found.requests[-10:]] == [32] * 10
+
+
+def test_an_address_behind_a_limit_leaves_the_requests_to_another_as_they_are() -> None:
+    limited = refused_by_size(1000)
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return limited(address, names, at_s) if address == "b" else None
+
+    found = run(service, of_length(100, 2000), bounds=Bounds(32, 4), addresses=("a", "b"))
+
+    sizes = {each: [len(names) for at, names in found.requests if at == each] for each in "ab"}
+    assert sum(map(sum, sizes.values())) - 2000 <= 2 * 32 * 4
+    assert sizes["a"][-5:-1] == [32] * 4
+    assert max(sizes["b"][-5:]) <= 10
 
 
 def test_a_single_text_that_is_too_large_is_quarantined_and_its_neighbours_embedded() -> None:

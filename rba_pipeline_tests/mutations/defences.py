@@ -104,6 +104,14 @@ DEFENCES = (
         "test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quarantine",
     ),
     Defence(
+        "the size of what was refused as too large is remembered",
+        "C12",
+        "rba_pipeline/core/replicas.py",
+        "        return replace(self, most=min(self.most, characters // 2))\n",
+        "        return self\n",
+        f"{CORE}/test_dispatch.py::test_a_limit_on_the_size_of_requests_is_met_only_a_few_times",
+    ),
+    Defence(
         "an outage ends the run",
         "C11",
         "rba_pipeline/core/silence.py",

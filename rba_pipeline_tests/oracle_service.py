@@ -145,6 +145,7 @@ class OracleService:
         self.dimensions = dimensions
         self.max_tokens = max_tokens
         self.max_queue_tokens = 524_288
+        self.max_texts = 2048
         self.script: Script = lambda number, texts: None
         self.canary_script: Callable[[], Reply | None] = lambda: None
         self.canaries = 0
@@ -273,7 +274,7 @@ class OracleService:
             "tokenizer_sha256": hashlib.sha256(tokenizer_json()).hexdigest(),
             "space": {"id": self.space(), "model": self.model},
             "limits": {
-                "max_texts": 2048,
+                "max_texts": self.max_texts,
                 "server_batch_size": 32,
                 "max_queue_tokens": self.max_queue_tokens,
             },

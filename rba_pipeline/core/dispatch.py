@@ -48,6 +48,7 @@ class Limits:
     Attributes:
         unkept_texts: Most texts that are sent and not yet kept.
         request_tokens: Most tokens that the service takes in one request.
+        request_texts: Most texts that it takes in one; ``None``: as many as the pace makes.
         outage_s: How long a run goes on without any answer while requests fail; and after how long
             without one to its texts a control has to show that it is the texts.
         address_tokens: Most tokens of this run in flight at one address, but for a request that
@@ -58,6 +59,7 @@ class Limits:
     request_tokens: int
     outage_s: float
     address_tokens: int | None = None
+    request_texts: int | None = None
 
 
 @dataclass(slots=True)
@@ -342,6 +344,7 @@ class Dispatch:
         if self.adaptive:
             self.pace = for_backlog(self.pace, self._unsent.fresh, self.steps)
         size = self.pace.now.batch_size
+        size = min(size, self.limits.request_texts or size)
         if self.unkept + size > self.limits.unkept_texts:
             return None
         return self._unsent.take(size, self.limits.request_tokens, replica.room.most)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import ClassVar, TypeVar
 from urllib.parse import urlsplit
 
@@ -328,7 +329,7 @@ class Embedding(CheckedResource):
         Raises:
             EmbeddingError: The first failure that no other request could mend.
         """
-        upper, share = self.bounds(info), max(1, info.max_queue_tokens // runs_at_once)
+        upper, limits = self.bounds(info), partial(self._limits, runs_at_once=runs_at_once)
         dispatch = Dispatch(
             traffic.stopwatch.timed(
                 Stage.READING, by_similar_length(texts, LOOK_AHEAD_REQUESTS * upper.batch_size)
@@ -338,19 +339,25 @@ class Embedding(CheckedResource):
             self._first_pace(info, total),
             self.adaptive,
             BacklogSteps.read(self.backlog_batches),
-            Limits(
-                unkept_texts=2 * upper.batch_size * upper.parallel_batches,
-                request_tokens=share,
-                outage_s=self.outage_s,
-                address_tokens=share,
-            ),
+            limits(info),
             unreachable=self.client.unreachable,
             doubted=doubted,
         )
         stream = EmbeddingStream(
-            self.client, info, dispatch, traffic=traffic, canary=canary, truncate=self.truncate
-        )
+            self.client, info, dispatch, traffic=traffic, canary=canary, truncate=self.truncate,
+            limits=limits,
+        )  # fmt: skip
         return stream.parts(on_progress)
+
+    def _limits(self, info: ServiceInfo, *, runs_at_once: int) -> Limits:
+        upper, share = self.bounds(info), max(1, info.max_queue_tokens // runs_at_once)
+        return Limits(
+            unkept_texts=2 * upper.batch_size * upper.parallel_batches,
+            request_tokens=share,
+            outage_s=self.outage_s,
+            address_tokens=share,
+            request_texts=upper.batch_size,
+        )
 
     def _first_pace(self, info: ServiceInfo, total: int) -> Pace:
         """Return what a run begins with: where it may, the pace is found from there."""

@@ -84,6 +84,16 @@ class EmbeddingClient:
 
         return self._insistently(ask, insistence)
 
+    def joined(self, address: str, info: ServiceInfo) -> ServiceInfo:
+        """Return ``info`` within the limits of ``address`` as well, asked once.
+
+        Raises:
+            WrongSpace: It serves another model than those that answered before the run.
+        """
+        told = self._info(address)
+        _check_agreement({self._well()[0]: info, address: told})
+        return within_all(info, (info, told))
+
     def tokenizer(self, insistence: Insistence = BRIEF) -> bytes:
         """Return the bytes of the service's ``tokenizer.json``, from any address."""
         deadline_s = min(self.timeout_s, _LARGEST_PAGE_S)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rba_pipeline.core.dispatch import Dispatch
+from rba_pipeline.core.dispatch import Dispatch, Limits
 from rba_pipeline.core.embeddings import Part, Rejection
 from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.presets import Bounds
@@ -17,7 +17,7 @@ from rba_pipeline.core.stages import RequestSeconds, Stage
 from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline.resources.address_round import MAY_PASS
 from rba_pipeline.resources.embedding_client import EmbeddingClient
-from rba_pipeline.resources.service_answers import ServiceInfo, Vectors
+from rba_pipeline.resources.service_answers import ServiceInfo, Vectors, within_all
 from rba_pipeline.resources.stopwatch import Stopwatch
 
 # A part is due when this many seconds passed since its first answer, however few there are. What is
@@ -104,6 +104,7 @@ class EmbeddingStream:
         traffic: Traffic,
         canary: NDArray[np.float32],
         truncate: bool,
+        limits: Callable[[ServiceInfo], Limits],
     ) -> None:
         self._client = client
         self._info = info
@@ -111,8 +112,9 @@ class EmbeddingStream:
         self._traffic = traffic
         self._canary = canary
         self._truncate = truncate
+        self._limits = limits
         self._upper = dispatch.pace.upper
-        self._in_flight: dict[Future[Vectors | None], Request | Probe] = {}
+        self._in_flight: dict[Future[Vectors | ServiceInfo | None], Request | Probe] = {}
         self._answers: list[_Answer] = []
         self._first_answer_at = 0.0
         self._started = self._moved_at_s = self._looked_at_s = time.monotonic()
@@ -175,15 +177,17 @@ class EmbeddingStream:
         self._looked_at_s = time.monotonic()
         return self._dispatch.next_request(self._looked_at_s)
 
-    def _asked(self, task: Request | Probe) -> Vectors | None:
+    def _asked(self, task: Request | Probe) -> Vectors | ServiceInfo | None:
         """Send one request; runs in a worker thread."""
         if isinstance(task, Probe) and task.is_control:
             self._client.embed(task.address, [task.text], info=self._info, truncate=True)
             return None
         if isinstance(task, Probe):
+            # It may never have been asked who it is, or have been started anew since.
+            info = self._client.joined(task.address, self._info)
             deadline_s = min(self._client.timeout_s, PROBE_S)
             self._client.check_canary(task.address, self._info, self._canary, deadline_s)
-            return None
+            return info
         texts = [text.text for text in task.batch.texts]
         with self._traffic.stopwatch.request():
             return self._client.embed(task.address, texts, info=self._info, truncate=self._truncate)
@@ -228,17 +232,20 @@ class EmbeddingStream:
         again_s = on_progress(self._traffic)
         self._tell_at_s = math.inf if again_s is None else now_s + again_s
 
-    def _ended(self, future: Future[Vectors | None], task: Request | Probe) -> None:
+    def _ended(self, future: Future[Vectors | ServiceInfo | None], task: Request | Probe) -> None:
         try:
             answer, error = future.result(), None
         except EmbeddingError as failure:
             answer, error = None, failure
         self._moved_at_s = now_s = time.monotonic()
+        if isinstance(answer, ServiceInfo):
+            self._info = within_all(self._info, (self._info, answer))
+            self._dispatch.limits = self._limits(self._info)
         if isinstance(task, Probe):
             self._dispatch.probed(task, error, now_s)
         elif error is not None:
             self._dispatch.failed(task, error, now_s)
-        elif answer is not None:
+        elif isinstance(answer, Vectors):
             self._took(task, answer)
             self._dispatch.answered(task, sum(answer.tokens), now_s)
         self._traffic.refusals = self._dispatch.refusals

@@ -100,6 +100,11 @@ class SettingProbe:
         return is_hopeless(answers, self._rate(bounds), best, bounds.parallel_batches)
 
     def _stream(self, bounds: Bounds, is_over: Callable[[], bool]) -> EmbeddingStream:
+        limits = Limits(
+            unkept_texts=2 * bounds.batch_size * bounds.parallel_batches,
+            request_tokens=self.info.max_queue_tokens,
+            outage_s=OUTAGE_S,
+        )
         dispatch = Dispatch(
             self._sent(bounds.batch_size, is_over),
             total=1 << 40,
@@ -107,15 +112,13 @@ class SettingProbe:
             pace=fixed(bounds, timeout_s=self.client.timeout_s),
             adaptive=False,
             steps=BacklogSteps.read(USUAL_STEPS),
-            limits=Limits(
-                unkept_texts=2 * bounds.batch_size * bounds.parallel_batches,
-                request_tokens=self.info.max_queue_tokens,
-                outage_s=OUTAGE_S,
-            ),
+            limits=limits,
         )
         return EmbeddingStream(
-            self.client, self.info, dispatch, traffic=Traffic(), canary=self.canary, truncate=True
-        )
+            self.client, self.info, dispatch, traffic=Traffic(), canary=self.canary, truncate=True,
+            # A setting is measured as it is.
+            limits=lambda info: limits,
+        )  # fmt: skip
 
     def _sent(self, batch_size: int, is_over: Callable[[], bool]) -> Iterator[Text]:
         """Yield texts until ``is_over``, asked before each request.

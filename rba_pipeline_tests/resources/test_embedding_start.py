@@ -14,6 +14,7 @@ from rba_pipeline.core.errors import (
     RequestTimedOut,
     ServiceOverloaded,
     ServiceUnavailable,
+    WrongSpace,
 )
 from rba_pipeline.core.insistence import Insistence
 from rba_pipeline.resources.embedding_client import EmbeddingClient
@@ -25,6 +26,7 @@ from rba_pipeline_tests.oracle_service import KEY, OracleService, Reply, oracle_
 from rba_pipeline_tests.resources.embedding_streams import (
     PATIENCE_S,
     assert_each_has_its_own_vector,
+    embed_all,
     embedding,
     texts,
 )
@@ -183,6 +185,52 @@ def test_a_service_that_stalls_is_not_asked_again_for_somebody_who_waits(
 
     assert "batch_size" not in str(raised.value)
     assert silent.connections == 1
+
+
+def test_an_address_that_joins_later_is_asked_for_its_limits_and_refuses_nothing(
+    oracle: OracleService,
+) -> None:
+    with OracleService() as late:
+        late.crash()
+        late.max_texts = 3
+        joins = threading.Event()
+
+        def hold(number: int, sent: list[str]) -> Reply | None:
+            # The first one works on when the other one is there.
+            if number == 1:
+                late.restart()
+            if number > 0:
+                joins.wait(PATIENCE_S)
+            return None
+
+        def take(number: int, sent: list[str]) -> Reply | None:
+            return Reply.error(413, "too_large") if len(sent) > late.max_texts else None
+
+        oracle.script, late.script = hold, take
+        late.canary_script = joins.set
+        resource = embedding(oracle, 8, 2, api_url=f"{oracle.url},{late.url}")
+        wanted = texts(400)
+        parts, traffic = embed_all(resource, wanted)
+        sizes = [len(sent) for sent in late.sent]
+
+    assert_each_has_its_own_vector(parts, wanted)
+    assert "/info" in late.pages
+    assert sizes
+    assert max(sizes) <= 3
+    assert traffic.texts_sent == 400
+
+
+def test_an_address_that_joins_later_with_another_model_ends_the_run_as_at_the_start(
+    oracle: OracleService,
+) -> None:
+    with OracleService(model="another") as late:
+        late.crash()
+        resource = embedding(oracle, 8, 2, api_url=f"{oracle.url},{late.url}")
+        oracle.script = lambda number, sent: late.restart() if number == 0 else None
+        with pytest.raises(WrongSpace, match="serves another"):
+            embed_all(resource, texts(20_000))
+
+    assert late.sent == []
 
 
 def test_a_stream_that_is_done_does_not_wait_for_the_probe_of_an_address_that_stalls(

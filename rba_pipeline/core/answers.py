@@ -9,6 +9,7 @@ class Answered:
 
     Attributes:
         change: ``Pace.change`` at the moment when the request was sent.
+        is_usual: Whether it was a request as the pace asks for, not one that looks for a bad text.
     """
 
     change: int
@@ -16,6 +17,7 @@ class Answered:
     at_s: float
     texts: int
     tokens: int
+    is_usual: bool = True
 
 
 @dataclass(frozen=True, slots=True)

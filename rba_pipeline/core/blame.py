@@ -61,8 +61,13 @@ class Blame:
 
     @property
     def chance(self) -> float:
-        """Return the share of requests that failed though their texts turned out to be good."""
-        return self._by_chance / max(self.answers + self._by_chance, 1)
+        """Return the share of requests that failed though their texts turned out to be good.
+
+        Where any did, one more is counted: of few, the share may be larger than was seen.
+        """
+        if not self._by_chance:
+            return 0.0
+        return (self._by_chance + 1) / (self.answers + self._by_chance + 1)
 
     @property
     def is_open(self) -> bool:

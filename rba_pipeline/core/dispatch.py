@@ -201,9 +201,8 @@ class Dispatch:
         self._silence, self._fruitless = self._silence.broken(), self._fruitless.broken()
         self._follow(recovery.after_success(request.batch))
         if self.adaptive:
-            answer = Answered(
-                request.change, request.sent_at_s, now_s, len(request.batch.texts), tokens
-            )
+            texts, is_usual = len(request.batch.texts), request.batch.hunt is None
+            answer = Answered(request.change, request.sent_at_s, now_s, texts, tokens, is_usual)
             self.pace = after_answer(self.pace, answer)
         self._judge()
 

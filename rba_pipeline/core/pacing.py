@@ -107,7 +107,7 @@ def after_answer(pace: Pace, answer: Answered) -> Pace:
     if answer.sent_at_s < pace._interrupted_at_s:
         return pace
     before_s, pace = pace._answered_at_s, replace(pace, _answered_at_s=answer.at_s)
-    if before_s is None:
+    if before_s is None or not answer.is_usual:
         # From here on the clock runs.
         return replace(pace, _window=pace._window or _opened(pace, answer))
     return _measured(pace, answer, answer.at_s - before_s)

@@ -13,6 +13,7 @@ from rba_pipeline.core import recovery
 from rba_pipeline.core.answers import Answered
 from rba_pipeline.core.backlog import BacklogSteps
 from rba_pipeline.core.blame import Blame
+from rba_pipeline.core.controls import Controls
 from rba_pipeline.core.embeddings import Rejection, Text
 from rba_pipeline.core.errors import (
     EmbeddingError,
@@ -33,33 +34,13 @@ from rba_pipeline.core.pacing import (
 )
 from rba_pipeline.core.recovery import Batch
 from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, Replicas
-from rba_pipeline.core.silence import FEWEST_FAILURES, Silence
+from rba_pipeline.core.run_limits import Limits
+from rba_pipeline.core.silence import Silence
 from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline.core.unsent import Unsent
 
 # What a refused request waits where the service names no time.
 REFUSED_WAIT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds a run.
-
-    Attributes:
-        unkept_texts: Most texts that are sent and not yet kept.
-        request_tokens: Most tokens that the service takes in one request.
-        request_texts: Most texts that it takes in one; ``None``: as many as the pace makes.
-        outage_s: How long a run goes on without any answer while requests fail; and after how long
-            without one to its texts a control has to show that it is the texts.
-        address_tokens: Most tokens of this run in flight at one address, but for a request that
-            is alone there; ``None``: as many as the pace makes.
-    """
-
-    unkept_texts: int
-    request_tokens: int
-    outage_s: float
-    address_tokens: int | None = None
-    request_texts: int | None = None
 
 
 @dataclass(slots=True)
@@ -92,9 +73,8 @@ class Dispatch:
     _kept: int = 0
     _sent_at_s: list[float] = field(default_factory=list)
     _probes: int = 0
-    _controls: int = 0
-    _too_small: set[str] = field(default_factory=set)
     _failed: Batch | None = None
+    _controls: Controls = field(init=False)
     _unsent: Unsent = field(init=False)
     _blame: Blame = field(init=False)
     _replicas: Replicas = field(init=False)
@@ -102,6 +82,7 @@ class Dispatch:
     _fruitless: Silence = field(init=False)
 
     def __post_init__(self) -> None:
+        self._controls = Controls(self.addresses)
         self._unsent = Unsent(self.texts, self.total)
         self._blame = Blame(self.doubted)
         self._replicas = Replicas(self.addresses, self.unreachable)
@@ -119,7 +100,7 @@ class Dispatch:
         if (address := self._replicas.probe(now_s)) is not None:
             return self._probe(address)
         if self._blame.is_doubtful:
-            return None if self._controls else self._control(now_s)
+            return None if self._controls.in_flight else self._control(now_s)
         if self._fruitless.verdict(now_s) is not None:
             # Somebody is well, and nothing is embedded: a control shows whose fault that is, with
             # nothing beside it, for what takes a service down would take it along.
@@ -140,7 +121,7 @@ class Dispatch:
             replica = self._replicas.chosen(now_s, batch.failed_at) or replica
         if batch is None:
             return self._sign_of_life(now_s)
-        if not self._has_room(replica, batch):
+        if not self.limits.has_room(replica, batch):
             # Its own answers make the room.
             self._unsent.again.insert(0, batch)
             return None
@@ -176,7 +157,7 @@ class Dispatch:
     @property
     def is_busy(self) -> bool:
         """Return whether a request or a probe is in flight."""
-        return bool(self._sent_at_s or self._probes or self._controls)
+        return bool(self._sent_at_s or self._probes or self._controls.in_flight)
 
     @property
     def is_done(self) -> bool:
@@ -212,14 +193,14 @@ class Dispatch:
         self._failed = batch
         match error:
             case ServiceOverloaded():
-                wait_s = self._wait_s(error, REFUSED_WAIT_S)
+                wait_s = self.limits.wait_s(error, REFUSED_WAIT_S, self.jitter())
                 self._replicas.set(replica.refused(batch.tokens, now_s + wait_s))
                 self._refused(request, after_refusal)
                 self._unsent.add((replace(batch, refusals=batch.refusals + 1),))
             case ServiceUnavailable():
-                wait_s, jitter = self._wait_s(error, 0.0), self.jitter()
+                wait_s = self.limits.wait_s(error, 0.0, self.jitter())
                 self._replicas.set(
-                    replica.failed(batch.tokens, now_s, wait_s=wait_s, jitter=jitter)
+                    replica.failed(batch.tokens, now_s, wait_s=wait_s, jitter=self.jitter())
                 )
                 timed_out = isinstance(error, RequestTimedOut)
                 if timed_out:
@@ -270,9 +251,7 @@ class Dispatch:
 
     def probed(self, probe: Probe, error: EmbeddingError | None, now_s: float) -> None:
         """Take note of a probe's end."""
-        if probe.is_control:
-            self._controls -= 1
-        else:
+        if not probe.is_control:
             self._probes -= 1
         replica = self._replicas[probe.address]
         if error is None:
@@ -281,11 +260,15 @@ class Dispatch:
             self._silence = self._silence.broken()
             if probe.is_control:
                 self._fruitless = self._fruitless.broken()
-                self._too_small.clear()
+                self._controls.answered()
             self._judge()
             return
         if isinstance(error, ServiceOverloaded | ServiceUnavailable | ModelFailed):
-            wait_s = 0.0 if isinstance(error, ModelFailed) else self._wait_s(error, 0.0)
+            wait_s = (
+                0.0
+                if isinstance(error, ModelFailed)
+                else self.limits.wait_s(error, 0.0, self.jitter())
+            )
             after = replica.probed(now_s, is_well=False, wait_s=wait_s, jitter=self.jitter())
             self._replicas.set(after)
             self._fail_silently(error, now_s)
@@ -309,10 +292,10 @@ class Dispatch:
         self.failure = error
 
     def _control_failed(self, address: str, error: EmbeddingError, now_s: float) -> None:
-        if isinstance(error, RequestTooLarge | TextRejected):
-            self._too_small.add(address)
-            if set(self.addresses) - self._too_small:
-                return
+        self._controls.failed(address, error)
+        is_refused = isinstance(error, RequestTooLarge | TextRejected)
+        if is_refused and self._controls.others_may_take_it:
+            return
         self._give_up(self._blame.control_failed(error, address))
         if self._blame.has_given_up or isinstance(error, ServiceOverloaded):
             self._give_up(self._fruitless.verdict(now_s))
@@ -335,10 +318,6 @@ class Dispatch:
                 return place, replica
         return None, self._replicas.chosen(now_s)
 
-    def _has_room(self, replica: Replica, batch: Batch) -> bool:
-        most = self.limits.address_tokens
-        return most is None or not replica.requests or replica.tokens + batch.tokens <= most
-
     def _fresh_batch(self, replica: Replica) -> Batch | None:
         if self.adaptive:
             self.pace = for_backlog(self.pace, self._unsent.fresh, self.steps)
@@ -352,22 +331,15 @@ class Dispatch:
     def _embeds(self) -> bool:
         """Return whether something else than a probe is in flight: who stalls at one, stops nobody
         who is well."""
-        return bool(self._sent_at_s or self._controls)
+        return bool(self._sent_at_s or self._controls.in_flight)
 
     def _probe(self, address: str) -> Probe:
         self._probes += 1
         return Probe(address)
 
     def _control(self, now_s: float) -> Probe | None:
-        replica = self._replicas.chosen(now_s, self._too_small)
-        if replica is None or (
-            replica.address in self._too_small and set(self.addresses) - self._too_small
-        ):
-            # It is for one that is away to say.
-            return None
         failed = [text for batch in self._unsent.again for text in batch.texts]
-        self._controls += 1
-        return Probe(replica.address, self._blame.control(failed))
+        return self._controls.sent(self._replicas, now_s, self._blame.control(failed))
 
     def _sign_of_life(self, now_s: float) -> Probe | None:
         """Return a probe where nothing goes on, and everything that is left waits for an answer."""
@@ -379,11 +351,6 @@ class Dispatch:
         self._replicas.suspect(now_s)
         address = self._replicas.probe(now_s)
         return None if address is None else self._probe(address)
-
-    def _wait_s(self, error: ServiceOverloaded | ServiceUnavailable, usual_s: float) -> float:
-        """Return what the service named, or ``usual_s``, cut so that an outage shows in time."""
-        told_s = usual_s if error.retry_after_s is None else error.retry_after_s
-        return min(told_s * self.jitter(), self.limits.outage_s / FEWEST_FAILURES)
 
     def _ended(self, request: Request) -> Replica:
         self._sent_at_s.remove(request.sent_at_s)

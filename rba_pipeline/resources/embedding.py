@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from rba_pipeline.core.advice import Circumstances, advice
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
-from rba_pipeline.core.dispatch import Dispatch, Limits
+from rba_pipeline.core.dispatch import Dispatch
 from rba_pipeline.core.embeddings import Part, Text, by_similar_length
 from rba_pipeline.core.errors import BadSetting
 from rba_pipeline.core.insistence import BRIEF, Insistence, OnWait
@@ -28,6 +28,7 @@ from rba_pipeline.core.presets import (
     effective_bounds,
     whole_number,
 )
+from rba_pipeline.core.run_limits import Limits
 from rba_pipeline.core.stages import Stage
 from rba_pipeline.core.tuned import MeasuredService, TunedPreset
 from rba_pipeline.resources.checked_resource import CheckedResource

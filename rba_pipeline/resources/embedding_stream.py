@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rba_pipeline.core.dispatch import Dispatch, Limits
+from rba_pipeline.core.dispatch import Dispatch
 from rba_pipeline.core.embeddings import Part, Rejection
 from rba_pipeline.core.errors import EmbeddingError
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.run_limits import Limits
 from rba_pipeline.core.stages import RequestSeconds, Stage
 from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline.resources.address_round import MAY_PASS

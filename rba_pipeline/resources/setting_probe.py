@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
-from rba_pipeline.core.dispatch import Dispatch, Limits
+from rba_pipeline.core.dispatch import Dispatch
 from rba_pipeline.core.embeddings import Text, batched, by_similar_length
 from rba_pipeline.core.errors import ModelFailed, ServiceOverloaded, ServiceUnavailable
 from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.run_limits import Limits
 from rba_pipeline.core.tuning import Measurement, is_hopeless, is_measured, rate_of
 from rba_pipeline.resources.embedding_stream import (
     LOOK_AHEAD_REQUESTS,

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
-from rba_pipeline.core.dispatch import Dispatch, Limits
+from rba_pipeline.core.dispatch import Dispatch
 from rba_pipeline.core.embeddings import Text
 from rba_pipeline.core.errors import EmbeddingError, RequestTimedOut
 from rba_pipeline.core.pacing import fixed, started
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.run_limits import Limits
 from rba_pipeline.core.tasks import Probe, Request
 
 ANSWER_S = 0.1

@@ -11,11 +11,12 @@ from functools import partial
 import pytest
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
-from rba_pipeline.core.dispatch import Dispatch, Limits
+from rba_pipeline.core.dispatch import Dispatch
 from rba_pipeline.core.embeddings import Text
 from rba_pipeline.core.errors import EmbeddingError, ServiceUnavailable
 from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.run_limits import Limits
 from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline_tests.core.simulated_run import ANSWER_S, CONTROL, run, texts
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
-from rba_pipeline.core.dispatch import Dispatch, Limits, Probe, Request
+from rba_pipeline.core.dispatch import Dispatch, Probe, Request
 from rba_pipeline.core.embeddings import Text
 from rba_pipeline.core.errors import (
     ContractBroken,
@@ -26,6 +26,7 @@ from rba_pipeline.core.errors import (
 )
 from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.run_limits import Limits
 from rba_pipeline_tests.core.simulated_run import Run, Service, run, texts
 
 

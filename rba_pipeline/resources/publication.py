@@ -1,5 +1,6 @@
 """One window's rows, staged beside the tables and then applied to them, within one transaction."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import psycopg
@@ -20,7 +21,8 @@ from rba_pipeline.resources.stopwatch import Stopwatch
 
 # More rows that Postgres refuses, or more than half of a window, are not left out one by one.
 MOST_REFUSED = 16
-_HASHES_AT_ONCE = 10_000
+# A row takes an index over vectors milliseconds: so many are far from what a statement may take.
+_ROWS_AT_ONCE = 10_000
 
 # One row of the serving copy, as the UI shows it.
 VECTORS = pa.schema(
@@ -57,10 +59,15 @@ DELETE FROM {table} v
 WHERE v.corpus = %(corpus)s AND v.document_id IN (SELECT document_id FROM staged_documents)
 AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
 """
+# The keys of a slice are listed as well: only joined, they had the planner read the whole other
+# table for every slice.
 _UPDATE_CHUNKS = """
 UPDATE vectors v SET ordinal = s.ordinal, section = s.section, page = s.page, start = s.start
 FROM staged_chunks s
-WHERE v.corpus = %(corpus)s AND v.space = %(space)s AND v.chunk_id = s.chunk_id
+WHERE s.place BETWEEN %(first)s AND %(last)s
+AND v.corpus = %(corpus)s AND v.space = %(space)s AND v.chunk_id = s.chunk_id
+AND v.chunk_id = ANY(ARRAY(
+    SELECT chunk_id FROM staged_chunks WHERE place BETWEEN %(first)s AND %(last)s))
 AND (v.ordinal, v.section, v.page, v.start)
     IS DISTINCT FROM (s.ordinal, s.section, s.page, s.start)
 """
@@ -71,6 +78,8 @@ SELECT %(corpus)s, %(space)s, s.chunk_id, s.document_id, s.chunking_id, s.ordina
     s.page, s.start, s.text, s.text_hash, s.tokens, e.embedding
 FROM staged_chunks s JOIN staged_vectors e USING (text_hash)
 WHERE s.place BETWEEN %(first)s AND %(last)s
+AND e.text_hash = ANY(ARRAY(
+    SELECT text_hash FROM staged_chunks WHERE place BETWEEN %(first)s AND %(last)s))
 ON CONFLICT (corpus, space, chunk_id) DO NOTHING
 """
 _MARK_PUBLISHED = """
@@ -117,12 +126,14 @@ class Publication:
         space: Space,
         window: Window,
         content: Content,
+        rows_at_once: int = _ROWS_AT_ONCE,
     ) -> None:
         self._connection = connection
         self._corpus = corpus
         self._space = space
         self._window = window
         self._content = content
+        self._rows_at_once = rows_at_once
         self.refused: dict[str, str] = {}
         self._staged = 0
         self._about = {
@@ -180,13 +191,12 @@ class Publication:
         staging.copy_chunks(self._connection, self._content.chunks(), elsewhere)
         # Read at the server's side: a window's hashes need not fit into memory here.
         with self._connection.cursor("missing") as missing:
-            missing.itersize = _HASHES_AT_ONCE
+            missing.itersize = self._rows_at_once
             missing.execute(
                 f"SELECT DISTINCT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
             )
             vectors = self._content.vectors(row[0] for row in missing)
         staging.copy_vectors(self._connection, vectors)
-        self._connection.execute("ANALYZE staged_vectors")
         row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
         self._staged = int(row[0]) if row else 0
 
@@ -200,7 +210,9 @@ class Publication:
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
         deleted += self._run(sql.SQL(_DELETE_CHUNKS).format(table=table))
-        updated = self._run(_UPDATE_CHUNKS)
+        updated = sum(
+            self._run(_UPDATE_CHUNKS, first=first, last=last) for first, last in self._slices()
+        )
         inserted = self._insert()
         self._run(_MARK_PUBLISHED)
         return inserted, updated, deleted
@@ -208,10 +220,10 @@ class Publication:
     def _insert(self) -> int:
         """Insert the staged rows that Postgres takes, and return how many there are.
 
-        Halves what is refused until a single row is left: of n rows, one that is refused costs at
-        most 2 log2 n further attempts.
+        Halves a slice that is refused until a single row is left: of n rows, one that is refused
+        costs at most 2 log2 n further attempts.
         """
-        inserted, waiting = 0, [(1, self._staged)]
+        inserted, waiting = 0, [*self._slices()][::-1]
         while waiting:
             first, last = waiting.pop()
             try:
@@ -226,6 +238,11 @@ class Publication:
                 middle = (first + last) // 2
                 waiting += [(middle + 1, last), (first, middle)]
         return inserted
+
+    def _slices(self) -> Iterator[tuple[int, int]]:
+        """Yield the first and the last place of as many staged rows as one statement may change."""
+        for first in range(1, self._staged + 1, self._rows_at_once):
+            yield first, min(first + self._rows_at_once - 1, self._staged)
 
     def _refuse(self, place: int, error: psycopg.Error) -> None:
         row = self._connection.execute(

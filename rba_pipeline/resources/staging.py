@@ -50,10 +50,14 @@ CREATE TEMP TABLE staged_chunks (
 CREATE TEMP TABLE staged_vectors (text_hash text, embedding vector) ON COMMIT DROP;
 """
 # Built once all rows are there: row by row, in the order of hashes, costs more the more there are.
-_INDEXES = """
+_INDEX_CHUNKS = """
 CREATE UNIQUE INDEX ON staged_chunks (chunk_id);
 CREATE UNIQUE INDEX ON staged_chunks (place);
 ANALYZE staged_chunks;
+"""
+_INDEX_VECTORS = """
+CREATE INDEX ON staged_vectors (text_hash);
+ANALYZE staged_vectors;
 """
 _DOCUMENT_COLUMNS = (
     "corpus", "document_id", "path", "series", "title", "url", "published_on", "content_hash",
@@ -103,7 +107,7 @@ def copy_chunks(
             for row in batch.select(_CHUNK_COLUMNS).to_pylist():
                 if row["document_id"] not in elsewhere:
                     copy.write_row(list(row.values()))
-    connection.execute(_INDEXES)
+    connection.execute(_INDEX_CHUNKS)
 
 
 def copy_vectors(connection: psycopg.Connection, blocks: VectorBlocks) -> None:
@@ -114,3 +118,4 @@ def copy_vectors(connection: psycopg.Connection, blocks: VectorBlocks) -> None:
         for hashes, vectors in blocks:
             for text_hash, vector in zip(hashes, vectors, strict=True):
                 copy.write_row([text_hash, Vector(vector)])
+    connection.execute(_INDEX_VECTORS)

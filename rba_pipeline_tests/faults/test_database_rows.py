@@ -1,20 +1,27 @@
 """A row that the database refuses is left out and charged; its neighbours are stored (D9)."""
 
+from collections.abc import Callable, Mapping
+
+import psycopg
 import pytest
+from pgvector.psycopg import register_vector
 
 from rba_pipeline.core.errors import DatabaseError, HoleInPartition
+from rba_pipeline.resources.publication import Publication
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.faults.publications import (
     Blocks,
     Tries,
     assert_published_once,
+    content_of,
     refuse_texts,
     value,
 )
 from rba_pipeline_tests.oracle_service import oracle_vector
 from rba_pipeline_tests.resources.publishing import Texts, publish, rows, vectors_from
-from rba_pipeline_tests.resources.sample_records import SPACE, document, sha256
+from rba_pipeline_tests.resources.sample_records import CORPUS, SPACE, YEAR, document, sha256
 
 pytestmark = pytest.mark.postgres
 
@@ -94,3 +101,85 @@ def test_d9_more_refused_rows_than_can_be_their_own_fault_stop_the_publication(
 
     assert tries.count() <= 17 * 2 * 6
     assert rows(database_url) == store.quarantine() == []
+
+
+def test_no_statement_inserts_or_updates_more_rows_than_a_slice(
+    store: VectorStore, database_url: str
+) -> None:
+    publish(store, {})
+    changed = count_rows_per_statement(database_url)
+    # Two of them are new, all others have another place than before.
+    later = {FLOODS: ["mud", "silt", *MANY[FLOODS]]}
+
+    publish_in_slices(database_url, MANY)
+    inserted = changed("INSERT")
+    publish_in_slices(database_url, later)
+
+    assert inserted == [10] * 6 + [4]
+    assert sum(changed("UPDATE")) == 64
+    assert max(changed("UPDATE")) <= 10
+    assert_published_once(database_url, later)
+    assert [row[3] for row in rows(database_url) if row[2] == "mud"] == [0]
+
+
+def test_d9_a_row_that_is_refused_in_one_slice_costs_no_other_slice_anything(
+    store: VectorStore, database_url: str
+) -> None:
+    publish(store, {})
+    refuse_texts(database_url, [BAD])
+    tries = Tries(database_url, "NULL", "BEFORE INSERT ON vectors", first=0)
+
+    refused = publish_in_slices(database_url, MANY)
+
+    assert list(refused.values()) == ["not this row"]
+    assert len(rows(database_url)) == 63
+    assert tries.count() <= 7 + 2 * 4
+
+
+def test_what_fails_in_a_later_slice_takes_the_earlier_ones_back(
+    store: VectorStore, database_url: str
+) -> None:
+    publish(store, {FLOODS: ["old words"]})
+    before = rows(database_url)
+    refuse_texts(database_url, [BAD], "57014")
+
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        publish_in_slices(database_url, MANY)
+
+    assert rows(database_url) == before
+
+
+def publish_in_slices(url: str, texts: Texts) -> Mapping[str, str]:
+    """Publish ``texts``, ten rows at once; return what was said of those that were refused."""
+    with psycopg.connect(url) as connection:
+        register_vector(connection)
+        publication = Publication(
+            connection, CORPUS, space=SPACE, window=YEAR, content=content_of(texts), rows_at_once=10
+        )
+        publication.publish(Stopwatch("vectors"))
+    return publication.refused
+
+
+def count_rows_per_statement(url: str) -> Callable[[str], list[int]]:
+    """Keep how many vectors each statement changes; return what asks for those of one kind."""
+    value(url, "CREATE TABLE changed (at serial, kind text, rows integer)")
+    value(
+        url,
+        "CREATE FUNCTION count_changed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO changed (kind, rows) SELECT TG_OP, count(*) FROM made; RETURN NULL; END $$",
+    )
+    for kind in ("INSERT", "UPDATE"):
+        value(
+            url,
+            f"CREATE TRIGGER counted_{kind} AFTER {kind} ON vectors REFERENCING NEW TABLE AS made "
+            "FOR EACH STATEMENT EXECUTE FUNCTION count_changed()",
+        )
+
+    def changed(kind: str) -> list[int]:
+        with psycopg.connect(url) as connection:
+            found = connection.execute(
+                "SELECT rows FROM changed WHERE kind = %s AND rows > 0 ORDER BY at", [kind]
+            )
+            return [row[0] for row in found]
+
+    return changed

@@ -159,6 +159,11 @@ def zip_bomb() -> bytes:
     return zipped("word/document.xml", bytes(20 * MEBIBYTE))
 
 
+def wide_lines() -> bytes:
+    """Return a text within every limit but the memory's: each character takes four bytes there."""
+    return ("Title\n" + "\U0001d4ae toll\n" * 1_200_000).encode()
+
+
 def endless_page() -> bytes:
     """Return a small page that takes minutes: each menu is looked for in all that is around it."""
     return b"<html><body><p>%b</p>" % WORDS.encode() + b"<div><nav>menu</nav>" * 50_000
@@ -190,6 +195,7 @@ BAD = (
     Case("T2-page-as-pdf", ".pdf", lambda: b"<html><p>words</p></html>", "corrupt"),
     Case("T2-utf-16-without-mark", ".txt", lambda: WORDS.encode("utf-16-le"), "undecodable"),
     Case("T3-line-of-20-MB", ".txt", lambda: b"toll " * 4_000_000, "too_large"),
+    Case("T3-wide-lines", ".txt", wide_lines, "bomb"),
     Case("T6-encrypted", ".pdf", lambda: locked_pdf("user"), "encrypted"),
     Case("T6-image-only", ".pdf", image_only_pdf, "no_text"),
     Case("T6-cut-to-a-third", ".pdf", lambda: cut(0.33), "corrupt"),

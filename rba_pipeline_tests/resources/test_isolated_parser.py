@@ -94,6 +94,15 @@ def test_one_process_parses_many_files_refused_ones_among_them() -> None:
     assert children() == []
 
 
+def test_the_kernel_bounds_the_memory_of_the_process_that_parses() -> None:
+    most = 256 * 2**20
+    with IsolatedParser(ParseLimits(max_parse_memory_bytes=most)) as parser:
+        assert told_by(parser, b"words") == "words"
+
+        [child] = children()
+        assert child.rlimit(resource.RLIMIT_AS) == (most, most)
+
+
 # What breaks it
 
 

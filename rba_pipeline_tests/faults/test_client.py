@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from rba_pipeline.core.embeddings import CANARY
 from rba_pipeline_tests.faults.conftest import (
     AT_EITHER_PACE,
     BATCH,
@@ -311,7 +312,8 @@ def test_a_tenth_of_requests_failing_at_random_loses_nothing(
 ) -> None:
     project.environment |= {"EMBEDDING_API_TIMEOUT": "1", "EMBEDDING_PARALLEL_BATCHES": "4"}
     add_documents(project, paragraphs=500, names="CDEF")
-    chance, closing = random.Random(27), threading.Event()
+    # Of the first 333 draws of this seed, 33 fail.
+    chance, closing = random.Random(2), threading.Event()
 
     def fail(number: int, texts: list[str]) -> Reply | None:
         if chance.random() >= 0.1:
@@ -323,7 +325,7 @@ def test_a_tenth_of_requests_failing_at_random_loses_nothing(
             return Reply(200, oracle.regular(texts).body, manner="cut")
         return Reply.error(int(kind), "by_chance") if kind in ("500", "503") else None
 
-    oracle.script = fail
+    oracle.script, oracle.canary_script = fail, lambda: fail(-1, [CANARY])
     started = time.monotonic()
     results = run(project)
     closing.set()
@@ -334,7 +336,8 @@ def test_a_tenth_of_requests_failing_at_random_loses_nothing(
     assert figure(results, "quarantined") == 0
     assert figure(results, "texts_sent") <= 1.3 * texts
     # At its own pace a run tries smaller requests as well.
-    assert figure(results, "requests") <= (1.5 if adaptive == "true" else 1.3) * texts / BATCH
+    attempts = len(oracle.sent) + oracle.canaries
+    assert attempts <= (1.5 if adaptive == "true" else 1.3) * texts / BATCH
     assert time.monotonic() - started < 90
     check_invariants(project, oracle, results, resent=int(0.3 * texts))
 

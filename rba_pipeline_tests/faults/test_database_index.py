@@ -6,16 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
+from urllib.parse import quote
 
 import numpy as np
 import psycopg
 import pytest
 from pgvector.psycopg import register_vector
 
-from rba_pipeline.core.errors import DatabaseBusy, DatabaseError
+from rba_pipeline.core.errors import DatabaseBusy, DatabaseError, DatabaseFull
 from rba_pipeline.resources import vector_index, vector_search
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline_tests.faults.cluster import Cluster
 from rba_pipeline_tests.faults.publications import value
 from rba_pipeline_tests.oracle_service import oracle_vector
 from rba_pipeline_tests.resources.publishing import Texts, publish, store_of
@@ -52,6 +54,30 @@ def test_d12_a_build_that_was_cancelled_is_seen_searched_around_and_replaced(
     assert filled.spaces()[0].is_indexed is True
     assert found_by(filled) == before
     assert not filled.build_index()
+
+
+def test_d12_a_build_that_finds_too_little_shared_memory_says_so_and_search_stays_exact(
+    cluster: Cluster,
+) -> None:
+    url = cluster.new_database()
+    # Two that build together share as much memory as both may take, in a file of the server's;
+    # with less than 32 MB each, or for so few rows, one builds alone and shares nothing.
+    options = quote("-c min_parallel_table_scan_size=0 -c maintenance_work_mem=64MB")
+    with store_of(url).open() as store, store_of(f"{url}?options={options}").open() as parallel:
+        store.migrate()
+        publish(store, MANY)
+        before = found_by(store)
+        cluster.restart(longest_file=17 * 2**20)
+
+        too_little = "too little shared memory.*could not resize.*max_parallel_maintenance_workers"
+        with pytest.raises(DatabaseFull, match=too_little):
+            parallel.build_index()
+        in_between = found_by(store)
+        cluster.restart()
+        built = store.build_index()
+
+        assert in_between == found_by(store) == before
+        assert built
 
 
 def test_d12_without_an_index_search_is_exact(filled: VectorStore) -> None:

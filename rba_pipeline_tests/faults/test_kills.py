@@ -68,7 +68,7 @@ def test_at_an_operation_of_the_record(
 @pytest.mark.parametrize(
     ("number", "adaptive"),
     [
-        pytest.param(0, "false", id="first-request"),
+        pytest.param(0, "false", id="first-request", marks=LONG),
         pytest.param(1, "false", id="second-request", marks=LONG),
         pytest.param(1, "true", id="second-request-at-its-own-pace", marks=LONG),
         pytest.param(4, "false", id="fifth-request", marks=LONG),

@@ -33,7 +33,7 @@ def smallest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("runtime", "precision"),
     [
-        pytest.param("torch", "fp32", id="torch-fp32"),
+        pytest.param("torch", "fp32", id="torch-fp32", marks=pytest.mark.long),
         pytest.param("openvino", "fp32", id="openvino-fp32", marks=pytest.mark.long),
         pytest.param("openvino", "bf16", id="openvino-bf16"),
         pytest.param("openvino", "int8", id="openvino-int8", marks=pytest.mark.long),

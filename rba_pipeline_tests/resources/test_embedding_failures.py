@@ -83,8 +83,7 @@ def test_a_refused_key_ends_the_run_at_once_beside_an_address_that_stalls(
 
     assert took_s < PATIENCE_S / 2
     # One more goes out if the first is answered before the key is refused.
-    assert sent == traffic.requests
-    assert sent in (4, 5)
+    assert 4 <= sent <= traffic.requests <= 5
     assert hashes(parts) == list(map(sha256, oracle.sent[0]))
     assert no_workers_left()
 

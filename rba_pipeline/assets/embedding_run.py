@@ -18,6 +18,7 @@ from rba_pipeline.assets.timings import (
     work_of,
 )
 from rba_pipeline.core.embeddings import Outcome, outcome_of
+from rba_pipeline.core.errors import DatabaseError
 from rba_pipeline.core.insistence import Insistence
 from rba_pipeline.core.promises import SENTINEL, Verdict, require
 from rba_pipeline.core.stages import Stage
@@ -35,7 +36,7 @@ from rba_pipeline.resources.sentinel import sentinel, sentinel_verdict
 from rba_pipeline.resources.service_answers import ServiceInfo
 from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.text_ledger import TextLedger
-from rba_pipeline.resources.vector_store import VectorStore
+from rba_pipeline.resources.vector_store import HASTE_S, VectorStore
 
 _OUTCOMES = ("embedded", "reused", "truncated", "quarantined")
 # Whom one waits for before outcomes can be written.
@@ -158,22 +159,39 @@ class EmbeddingRun:
             return self.embedding_store.outcomes(self.window)
 
     def _write_rejected(self, ledger: TextLedger) -> None:
-        """Write which texts have no vector; nobody is waited for, as the run may have been told to
-        stop, and the database may be why it fails."""
+        """Write which texts have no vector, if the run found some at fault."""
+
+        def write() -> None:
+            before = self.embedding_store.earlier(self.window, self.info.space.id)
+            names = before.keys() | {each.text_hash for each in self.traffic.rejections}
+            rows = self._outcomes((row for row in ledger.rows() if row[0] in names), before)
+            self.embedding_store.write_rejected(
+                self.window, self.info.space, self.chunking_id, rows
+            )
+
         if not self.traffic.rejections:
             return
-        before = self.embedding_store.earlier(self.window, self.info.space.id)
-        names = before.keys() | {each.text_hash for each in self.traffic.rejections}
-        rows = self._outcomes((row for row in ledger.rows() if row[0] in names), before)
-        self.embedding_store.write_rejected(self.window, self.info.space, self.chunking_id, rows)
+        try:
+            with self.vector_store.in_haste() as hasty:
+                hasty.holding_outcomes(write, timeout_s=HASTE_S)
+        except DatabaseError:
+            # The run may have been told to stop, and the database may be why it fails: without it
+            # nobody gives a second chance meanwhile.
+            write()
 
     def _outcomes(
         self, rows: Iterable[tuple[str, int, str | None]], before: Mapping[str, Outcome]
     ) -> Iterator[Outcome]:
         rejections = {each.text_hash: each for each in self.traffic.rejections}
+        run_id = self.context.run.run_id
         for name, tokens, state in rows:
             yield outcome_of(
-                name, tokens, state, rejection=rejections.get(name), before=before.get(name)
+                name,
+                tokens,
+                state,
+                rejection=rejections.get(name),
+                before=before.get(name),
+                run_id=run_id,
             )
 
     def verdicts(self) -> list[Verdict]:

@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -81,6 +81,7 @@ class Outcome:
         reason: A code, only for a quarantined text.
         attempts: How many runs sent a quarantined text in vain; 0 if it is to be tried again.
         is_forgotten: A quarantined text that nobody wants to hear of again.
+        charged_by: The run that raised ``attempts`` last, lest it does so again.
     """
 
     text_hash: str
@@ -89,6 +90,7 @@ class Outcome:
     attempts: int
     tokens: int
     is_forgotten: bool = False
+    charged_by: str | None = None
 
     def is_held(self, *, truncate: bool) -> bool:
         """Return whether to send the text again is known to be in vain.
@@ -129,8 +131,9 @@ def outcome_of(
     *,
     rejection: Rejection | None,
     before: Outcome | None,
+    run_id: str,
 ) -> Outcome:
-    """Return what became of one text.
+    """Return what became of one text. A run charges it once, however often that is asked.
 
     Args:
         state: ``embedded``, ``truncated`` or ``reused``; anything else: it has no vector.
@@ -145,9 +148,11 @@ def outcome_of(
     if state in ("embedded", "truncated", "reused"):
         return Outcome(text_hash, state, None, 0, tokens)
     if rejection is not None:
-        attempts = min(rejection.attempts, 1) + (before.attempts if before else 0)
-        is_forgotten = before is not None and before.is_forgotten
-        return Outcome(text_hash, "quarantined", rejection.reason, attempts, tokens, is_forgotten)
+        before = before or Outcome(text_hash, "quarantined", None, 0, tokens)
+        now = replace(before, reason=rejection.reason)
+        if rejection.attempts and before.charged_by != run_id:
+            now = replace(now, attempts=before.attempts + 1, charged_by=run_id)
+        return now
     if before is None and state == "held":
         raise RecordMissing(
             f"text {text_hash} was in quarantine when this run began, and another run has changed "

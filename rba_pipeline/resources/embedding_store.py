@@ -46,6 +46,7 @@ OUTCOMES = pa.schema(
         described("attempts", pa.int32(), "How many runs sent it in vain"),
         described("tokens", pa.int32(), "Length, as the model counts"),
         described("is_forgotten", pa.bool_(), "In quarantine, and no longer listed there"),
+        described("charged_by", pa.string(), "The last of the runs that sent it in vain"),
     ]
 )
 
@@ -175,7 +176,7 @@ class EmbeddingStore(dg.ConfigurableResource):
     ) -> None:
         """Keep what became of every text of ``window``, replacing what earlier runs said."""
         self._write_outcomes(self._outcomes_path(window), _about(space, chunking_id), rows)
-        # A kill in between leaves what it says twice.
+        # A kill in between leaves it, older by a run: see ``earlier``.
         self._root().remove(self._rejected_path(window))
 
     def write_rejected(
@@ -209,15 +210,16 @@ class EmbeddingStore(dg.ConfigurableResource):
 
     def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
         """Return the texts that the last run quarantined in ``space``, and those that runs which
-        failed since found at fault, by hash.
+        failed since found at fault, by hash; of two that a kill left, the one of more attempts.
         """
         found = dict[str, Outcome]()
         for path in (self._outcomes_path(window), self._rejected_path(window)):
             # A run that ends well removes the second one.
             with suppress(FileNotFoundError):
                 if json.loads(self._about(path))["space"]["id"] == space:
-                    rows = self._outcome_rows(path, only="quarantined")
-                    found |= {row.text_hash: row for row in rows}
+                    for row in self._outcome_rows(path, only="quarantined"):
+                        known = found.get(row.text_hash, row)
+                        found[row.text_hash] = max(known, row, key=lambda each: each.attempts)
         return found
 
     def quarantined_in(self, names: Collection[str]) -> dict[str, list[str]]:
@@ -225,9 +227,11 @@ class EmbeddingStore(dg.ConfigurableResource):
         found: dict[str, set[str]] = {}
         for path in self._all_outcomes():
             window = path.rpartition("/")[2].removesuffix(".parquet")
-            for row in self._outcome_rows(path):
-                if row.outcome == "quarantined" and row.text_hash in names:
-                    found.setdefault(row.text_hash, set()).add(window)
+            # A run that ends well removes those of failed ones.
+            with suppress(FileNotFoundError):
+                for row in self._outcome_rows(path, only="quarantined"):
+                    if row.text_hash in names:
+                        found.setdefault(row.text_hash, set()).add(window)
         return {name: sorted(windows) for name, windows in found.items()}
 
     def change_quarantined(
@@ -239,9 +243,11 @@ class EmbeddingStore(dg.ConfigurableResource):
             return row.outcome == "quarantined" and row.text_hash in names
 
         for path in self._all_outcomes():
-            if any(map(is_meant, self._outcome_rows(path))):
-                rows = (change(row) if is_meant(row) else row for row in self._outcome_rows(path))
-                self._write_outcomes(path, self._about(path), rows)
+            with suppress(FileNotFoundError):
+                if any(map(is_meant, self._outcome_rows(path))):
+                    rows = self._outcome_rows(path)
+                    changed = (change(row) if is_meant(row) else row for row in rows)
+                    self._write_outcomes(path, self._about(path), changed)
 
     def canary(self, space: str) -> NDArray[np.float32] | None:
         """Return the canary's vector, float32 ``(dimensions,)``, as ``space`` was first used."""

@@ -133,13 +133,16 @@ class VectorStore(CheckedResource):
         return self._holding("catalogue", work, timeout_s, waiting)
 
     def holding_outcomes(
-        self, work: Callable[[], Result], waiting: Waiting | None = None
+        self,
+        work: Callable[[], Result],
+        waiting: Waiting | None = None,
+        timeout_s: float = OUTCOMES_LOCK_TIMEOUT_S,
     ) -> Result:
         """Return what ``work`` returns while nobody else changes what became of the corpus' texts;
         wait for them, a minute at most. ``work`` is begun again if the database goes away
         meanwhile.
         """
-        return self._holding("outcomes", work, OUTCOMES_LOCK_TIMEOUT_S, waiting)
+        return self._holding("outcomes", work, timeout_s, waiting)
 
     def require_room(self, space: Space) -> None:
         """Make sure that vectors of ``space`` could be published, before any is made.

@@ -1,6 +1,7 @@
 """Batches, the wire format, and what an answer has to promise."""
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,12 +99,12 @@ def quarantined(name: str, reason: str, attempts: int, *, is_forgotten: bool = F
 @pytest.mark.parametrize("state", [None, "taken"])
 def test_a_text_without_an_outcome_is_an_error(state: str | None) -> None:
     with pytest.raises(RuntimeError, match="text a has no outcome"):
-        outcome_of("a", 5, state, rejection=None, before=None)
+        outcome_of("a", 5, state, rejection=None, before=None, run_id="this run")
 
 
 def test_a_text_that_another_run_took_out_of_quarantine_meanwhile_is_said_to_be_so() -> None:
     with pytest.raises(RecordMissing, match=r"another run .* Materialise 'embeddings' again"):
-        outcome_of("a", 5, "held", rejection=None, before=None)
+        outcome_of("a", 5, "held", rejection=None, before=None, run_id="this run")
 
 
 REJECTED = Rejection("a", "model_failed", attempts=3)
@@ -121,6 +122,13 @@ FAILED = quarantined("a", "model_failed", 1)
         pytest.param(
             "taken", REJECTED, FAILED, ("quarantined", "model_failed", 2), id="runs-add-up"
         ),
+        pytest.param(
+            "taken",
+            REJECTED,
+            replace(FAILED, charged_by="this run"),
+            ("quarantined", "model_failed", 1),
+            id="a-run-counts-once",
+        ),
         pytest.param("held", None, FAILED, ("quarantined", "model_failed", 1), id="held"),
     ],
 )
@@ -130,7 +138,7 @@ def test_every_text_has_one_outcome(
     before: Outcome | None,
     expected: tuple[str, str | None, int],
 ) -> None:
-    row = outcome_of("a", 5, state, rejection=rejection, before=before)
+    row = outcome_of("a", 5, state, rejection=rejection, before=before, run_id="this run")
 
     assert (row.outcome, row.reason, row.attempts) == expected
     assert (row.text_hash, row.tokens) == ("a", 5)

@@ -138,6 +138,15 @@ DEFENCES = (
         "test_a_text_at_fault_is_not_searched_for_again_after_a_run_that_failed_later[401]",
     ),
     Defence(
+        "a run charges a text once",
+        "C9",
+        "rba_pipeline/core/embeddings.py",
+        "rejection.attempts and before.charged_by != run_id",
+        "rejection.attempts",
+        f"{FAULTS}/test_text_charges.py::"
+        "test_a_run_that_loses_the_lock_for_what_it_writes_charges_a_text_once[amid-the-work]",
+    ),
+    Defence(
         "a group that fails is not halved before a sign of life",
         "C11",
         "rba_pipeline/core/recovery.py",

@@ -289,6 +289,36 @@ def test_what_a_failed_run_found_at_fault_is_known_until_a_run_ends_well(tmp_pat
     assert store.earlier(YEAR, SPACE.id) == {}
 
 
+def test_of_a_text_in_what_a_kill_left_behind_the_more_attempts_are_known(tmp_path: Path) -> None:
+    store, newer = writer(tmp_path), replace(BAD, attempts=3)
+    write(store, EMBEDDED, newer)
+
+    store.write_rejected(YEAR, SPACE, CUT_BY, [BAD])
+
+    assert store.earlier(YEAR, SPACE.id) == {BAD.text_hash: newer}
+
+
+def test_what_a_run_that_ends_well_removes_meanwhile_is_not_missed(tmp_path: Path) -> None:
+    store, rejected = writer(tmp_path), tmp_path / "embeddings" / CORPUS / "rejected"
+
+    class Names(list[str]):
+        def __contains__(self, name: object) -> bool:
+            shutil.rmtree(rejected, ignore_errors=True)
+            return super().__contains__(name)
+
+    def keep_both() -> None:
+        write(store, EMBEDDED, BAD)
+        store.write_rejected(YEAR, SPACE, CUT_BY, [BAD])
+
+    keep_both()
+    found = store.quarantined_in(Names([BAD.text_hash]))
+    keep_both()
+    store.change_quarantined(Names([BAD.text_hash]), lambda row: replace(row, attempts=0))
+
+    assert found == {BAD.text_hash: [YEAR.name]}
+    assert store.earlier(YEAR, SPACE.id) == {BAD.text_hash: replace(BAD, attempts=0)}
+
+
 def test_a_quarantined_text_is_changed_in_every_window_and_others_are_not(tmp_path: Path) -> None:
     store, june = writer(tmp_path), Window(date(2013, 6, 1), date(2013, 7, 1))
     write(store, EMBEDDED, BAD)

@@ -17,6 +17,7 @@ from rba_pipeline.resources.service_answers import (
     ServiceInfo,
     Vectors,
     Work,
+    check_space,
     info_of,
     json_of,
     vectors_of,
@@ -91,7 +92,7 @@ class EmbeddingClient:
             WrongSpace: It serves another model than those that answered before the run.
         """
         told = self._info(address)
-        _check_agreement({self._well()[0]: info, address: told})
+        check_space(told.space.id, info, address)
         return within_all(info, (info, told))
 
     def tokenizer(self, insistence: Insistence = BRIEF) -> bytes:

@@ -114,6 +114,17 @@ def within_all(info: ServiceInfo, told: Iterable[ServiceInfo]) -> ServiceInfo:
     )
 
 
+def check_space(told: object, info: ServiceInfo, address: str) -> None:
+    """Refuse ``told``, the space that ``address`` names, if it is another than ``info.space``."""
+    if told != info.space.id:
+        raise WrongSpace(
+            f"{address} answers from embedding space {told}, this run began in "
+            f"{info.space.id} ({info.space.model}). The service was restarted with another "
+            "model: restart it with the first one, or run the partition again to embed it in "
+            "the new space"
+        )
+
+
 def vectors_of(
     reply: Reply, address: str, *, texts: int, info: ServiceInfo, truncate: bool
 ) -> Vectors:
@@ -129,13 +140,7 @@ def vectors_of(
     """
     began = time.monotonic()
     body = json_of(reply, address)
-    if body.get("space") != info.space.id:
-        raise WrongSpace(
-            f"{address} answers from embedding space {body.get('space')}, this run began in "
-            f"{info.space.id} ({info.space.model}). The service was restarted with another "
-            "model: restart it with the first one, or run the partition again to embed it in "
-            "the new space"
-        )
+    check_space(body.get("space"), info, address)
     data = body.get("data")
     if not isinstance(data, list):
         raise ContractBroken(f"{address}: the answer has no list 'data'")

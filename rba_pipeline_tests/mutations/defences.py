@@ -225,7 +225,7 @@ DEFENCES = (
         "an answer from another space is refused",
         "C24",
         "rba_pipeline/resources/service_answers.py",
-        '    if body.get("space") != info.space.id:\n',
+        "    if told != info.space.id:\n",
         "    if False:\n",
         f"{FAULTS}/test_client_answers.py::"
         "test_another_model_between_two_batches_stops_the_partition_and_mixes_nothing",

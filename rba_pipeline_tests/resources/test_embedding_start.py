@@ -227,10 +227,26 @@ def test_an_address_that_joins_later_with_another_model_ends_the_run_as_at_the_s
         late.crash()
         resource = embedding(oracle, 8, 2, api_url=f"{oracle.url},{late.url}")
         oracle.script = lambda number, sent: late.restart() if number == 0 else None
-        with pytest.raises(WrongSpace, match="serves another"):
+        with pytest.raises(WrongSpace, match="restarted with another model"):
             embed_all(resource, texts(20_000))
 
     assert late.sent == []
+
+
+def test_an_address_that_comes_back_with_another_model_is_not_taken_in_again(
+    oracle: OracleService,
+) -> None:
+    client = client_of(oracle.url)
+    info = client.info()
+    oracle.crash()
+    oracle.model = "another"
+    oracle.restart()
+
+    with pytest.raises(WrongSpace, match="restarted with another model"):
+        client.joined(oracle.url, info)
+
+    # Who it is was enough to know.
+    assert oracle.canaries == 0
 
 
 def test_a_stream_that_is_done_does_not_wait_for_the_probe_of_an_address_that_stalls(

@@ -9,7 +9,7 @@ class Answered:
 
     Attributes:
         change: ``Pace.change`` at the moment when the request was sent.
-        is_usual: Whether it was a request as the pace asks for, not one that looks for a bad text.
+        is_usual: Whether it was a request as the pace asks for, not a part of one that failed.
     """
 
     change: int

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from rba_pipeline.core import recovery
 from rba_pipeline.core.answers import Answered
@@ -31,6 +32,7 @@ from rba_pipeline.core.pacing import (
     after_refusal,
     after_timeout,
     for_backlog,
+    within,
 )
 from rba_pipeline.core.recovery import Batch
 from rba_pipeline.core.replicas import FAILURES_IN_A_ROW, Replica, Replicas
@@ -110,27 +112,18 @@ class Dispatch:
         place, replica = self._due(now_s)
         if replica is None:
             return None
-        batch = self._fresh_batch(replica) if place is None else self._unsent.again.pop(place)
-        if (
-            batch is None
-            and not self._sent_at_s
-            and (due := self._unsent.due(now_s, self._blame.answers))
-        ):
+        if place is None and (batch := self._fresh_batch(replica)) is not None:
+            return self._request(batch, replica, now_s, is_fresh=True)
+        due = self._unsent.due(now_s, self._blame.answers)
+        if place is None and due and not self._sent_at_s:
             # It goes alone, or nobody is left who did not fail at it, or can be waited for.
-            batch = self._unsent.again.pop(due[0])
-            replica = self._replicas.chosen(now_s, batch.failed_at) or replica
-        if batch is None:
+            place = due[0]
+            avoid = self._unsent.again[place].failed_at
+            replica = self._replicas.chosen(now_s, avoid) or replica
+        if place is None:
             return self._sign_of_life(now_s)
-        if not self.limits.has_room(replica, batch):
-            # Its own answers make the room.
-            self._unsent.again.insert(0, batch)
-            return None
-        self._sent_at_s.append(now_s)
-        self._replicas.set(sent := replica.sent(batch.tokens, to_itself=batch.goes_alone))
-        return Request(
-            batch, replica.address, now_s, self.pace.change, sent.tokens, self._blame.answers,
-            sent.is_reserved,
-        )  # fmt: skip
+        batch = self._unsent.take_again(place, partial(self.limits.allows, replica))
+        return self._request(batch, replica, now_s, is_fresh=False)
 
     def wake_at(self, now_s: float) -> float | None:
         """Return when ``next_request`` may say more without any answer; ``None``: never."""
@@ -176,14 +169,16 @@ class Dispatch:
         replica = self._ended(request)
         seconds = now_s - request.sent_at_s
         replica = replica.answered(request.batch.tokens, request.in_flight, seconds)
-        room = replica.room.answered(request.batch.characters)
+        room = replica.room.answered(request.batch.characters, len(request.batch.texts))
         self._replicas.set(replace(replica, room=room))
         self._blame.answered(request.batch)
         self._silence, self._fruitless = self._silence.broken(), self._fruitless.broken()
         self._follow(recovery.after_success(request.batch))
         if self.adaptive:
-            texts, is_usual = len(request.batch.texts), request.batch.hunt is None
-            answer = Answered(request.change, request.sent_at_s, now_s, texts, tokens, is_usual)
+            texts = len(request.batch.texts)
+            answer = Answered(
+                request.change, request.sent_at_s, now_s, texts, tokens, request.is_usual
+            )
             self.pace = after_answer(self.pace, answer)
         self._judge()
 
@@ -222,14 +217,12 @@ class Dispatch:
                 )
                 self._follow(recovery.after_model_failure(batch, self._seen(request, now_s)))
             case RequestTooLarge() if len(batch.texts) > 1:
-                room = replica.room.refused(batch.characters)
+                room = replica.room.refused(batch.characters, len(batch.texts))
                 self._replicas.set(replace(replica.returned(batch.tokens), room=room))
                 # At once: should all texts be refused, one that is alone shows it soon.
                 self._unsent.again[:0] = recovery.halves(batch)
                 return
             case RequestTooLarge() if error.code:
-                replica = replace(replica, room=replica.room.freed())
-                self._replicas.set(replica)
                 seen = self._seen(request, now_s)
                 if (again := recovery.too_large(batch, seen, self.addresses)) is None:
                     self._rejected(request, 0, "too_large")
@@ -319,13 +312,34 @@ class Dispatch:
         return None, self._replicas.chosen(now_s)
 
     def _fresh_batch(self, replica: Replica) -> Batch | None:
+        if self.limits.request_texts is not None:
+            self.pace = within(self.pace, self.limits.request_texts, "the service takes no more")
         if self.adaptive:
             self.pace = for_backlog(self.pace, self._unsent.fresh, self.steps)
-        size = self.pace.now.batch_size
-        size = min(size, self.limits.request_texts or size)
+        size, room = self.pace.now.batch_size, replica.room
         if self.unkept + size > self.limits.unkept_texts:
             return None
-        return self._unsent.take(size, self.limits.request_tokens, replica.room.most)
+        size = int(min(size, room.texts.limit))
+        return self._unsent.take(size, self.limits.request_tokens, room.characters.limit)
+
+    def _request(
+        self, batch: Batch, replica: Replica, now_s: float, *, is_fresh: bool
+    ) -> Request | None:
+        if not self.limits.has_room(replica, batch):
+            # Its own answers make the room.
+            self._unsent.put_back(batch, is_fresh=is_fresh)
+            return None
+        self._sent_at_s.append(now_s)
+        sent = replica.sent(batch.tokens, to_itself=batch.goes_alone)
+        room = sent.room.sent(batch.characters, len(batch.texts))
+        self._replicas.set(replace(sent, room=room))
+        # A text alone is suspected, what was lost takes its time: neither measures the pace.
+        is_whole = len(batch.texts) >= max(2, self.pace.now.batch_size)
+        is_usual = is_fresh or (is_whole and batch.hunt is None and not batch.losses)
+        return Request(
+            batch, replica.address, now_s, self.pace.change, sent.tokens, self._blame.answers,
+            sent.is_reserved, is_usual,
+        )  # fmt: skip
 
     @property
     def _embeds(self) -> bool:

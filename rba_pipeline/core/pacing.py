@@ -216,13 +216,22 @@ def after_refusal(pace: Pace, change: int) -> Pace:
 def for_backlog(pace: Pace, backlog: int, steps: BacklogSteps) -> Pace:
     """Return the pace for what is left: smaller requests, and as many texts in flight as before."""
     size = steps.size(backlog)
-    if steps.is_largest(size) or pace.now.batch_size <= size:
+    return pace if steps.is_largest(size) else within(pace, size, "little is left")
+
+
+def within(pace: Pace, size: int, why: str) -> Pace:
+    """Return the pace with ``size`` texts per request at most from now on, and as many in flight
+    as before.
+    """
+    if pace.upper.batch_size <= size:
         return pace
-    parallel = pace.now.parallel_batches * pace.now.batch_size // size
-    now = Bounds(size, max(1, min(pace.upper.parallel_batches, parallel)))
-    upper = replace(pace.upper, batch_size=size)
-    changed = _changed(replace(pace, upper=upper), now, "little is left")
-    return replace(changed, _best=now, _trial=None)
+    pace = replace(pace, upper=replace(pace.upper, batch_size=size))
+    if max(pace.now.batch_size, pace._best.batch_size) <= size:
+        return pace
+    batch_size = min(pace.now.batch_size, size)
+    parallel = pace.now.parallel_batches * pace.now.batch_size // batch_size
+    now = Bounds(batch_size, max(1, min(pace.upper.parallel_batches, parallel)))
+    return replace(_changed(pace, now, why), _best=now, _trial=None)
 
 
 def _judged(pace: Pace, rate: float) -> Pace:

@@ -1,8 +1,9 @@
 """Several addresses of one service: who gets the next request, who is left out, and how long."""
 
-import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from rba_pipeline.core.room import Room
 
 # Seconds that an address is left out after a failure, doubled with each further one in a row.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
@@ -10,35 +11,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
 FAILURES_IN_A_ROW = 3
 # How much a new measurement of speed counts against the earlier ones.
 _FRESHNESS = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How large a request may be, by what was refused as too large: something in between, a proxy
-    for instance, has a limit that nobody names. In characters: many short texts are no large one.
-
-    Attributes:
-        most: Characters that a request of several texts may have.
-        proven: Characters of the largest one that was answered.
-    """
-
-    most: float = math.inf
-    proven: int = 0
-
-    def answered(self, characters: int) -> "Room":
-        """Return the state after an answer to so many."""
-        return Room(max(self.most, characters), max(self.proven, characters))
-
-    def refused(self, characters: int) -> "Room":
-        """Return the state after several texts were refused: they are sent in halves. Where as many
-        characters were answered before, it is for one of the texts."""
-        if characters <= self.proven:
-            return self
-        return replace(self, most=min(self.most, characters // 2))
-
-    def freed(self) -> "Room":
-        """Return the state after a text was refused alone: so were its neighbours, for it."""
-        return replace(self, most=max(self.most, 2 * self.proven or math.inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +42,7 @@ class Replica:
     is_probed: bool = False
     is_reserved: bool = False
     is_tried: bool = False
-    room: Room = Room()
+    room: Room = field(default_factory=Room)
 
     @property
     def takes_part(self) -> bool:

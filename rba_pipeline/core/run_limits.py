@@ -28,6 +28,12 @@ class Limits:
     address_tokens: int | None = None
     request_texts: int | None = None
 
+    def allows(self, replica: Replica, batch: Batch) -> bool:
+        """Return whether ``batch``, of several texts, is small enough to be sent to ``replica``."""
+        texts = len(batch.texts)
+        is_allowed = batch.tokens <= self.request_tokens and texts <= (self.request_texts or texts)
+        return is_allowed and replica.room.allows(batch.characters, texts)
+
     def has_room(self, replica: Replica, batch: Batch) -> bool:
         """Return whether ``batch`` fits beside what is in flight at ``replica``."""
         most = self.address_tokens

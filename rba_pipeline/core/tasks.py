@@ -15,6 +15,7 @@ class Request:
         in_flight: Tokens in flight at its address, its own among them.
         answers: Signs of life that the run had seen when it was sent.
         is_alone: Nothing else was in flight at its address, or joins it there.
+        is_usual: It is one as the pace asks for: fresh, or sent again as large as that.
     """
 
     batch: Batch
@@ -24,6 +25,7 @@ class Request:
     in_flight: int
     answers: int
     is_alone: bool
+    is_usual: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """What a run has still to send: fresh texts, and batches that are to be sent again."""
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from rba_pipeline.core.embeddings import Text
-from rba_pipeline.core.recovery import Batch
+from rba_pipeline.core.recovery import Batch, halves
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class Unsent:
     total: int
     taken: int = 0
     again: list[Batch] = field(default_factory=list)
-    _ahead: Text | None = None
+    _ahead: deque[Text] = field(default_factory=deque)
 
     def __bool__(self) -> bool:
         """Return whether anything is left."""
@@ -59,6 +60,24 @@ class Unsent:
         self.taken += len(texts)
         return Batch(texts) if texts else None
 
+    def take_again(self, place: int, fits: Callable[[Batch], bool]) -> Batch:
+        """Return the batch at ``place`` in ``again``, or as much of it as ``fits``: the rest comes
+        next.
+        """
+        batch = self.again.pop(place)
+        while len(batch.texts) > 1 and not fits(batch):
+            batch, *rest = _smaller(batch)
+            self.again[:0] = rest
+        return batch
+
+    def put_back(self, batch: Batch, *, is_fresh: bool) -> None:
+        """Take ``batch`` not to have been taken."""
+        if is_fresh:
+            self._ahead.extendleft(reversed(batch.texts))
+            self.taken -= len(batch.texts)
+        else:
+            self.again.insert(0, batch)
+
     def _next(self, size: int, most_tokens: int, most_characters: float) -> Iterator[Text]:
         tokens = characters = 0
         for place in range(size):
@@ -67,10 +86,27 @@ class Unsent:
             tokens, characters = tokens + text.tokens, characters + len(text.text)
             if place and (tokens > most_tokens or characters > most_characters):
                 return
-            self._ahead = None
-            yield text
+            yield self._ahead.popleft()
 
     def _peek(self) -> Text | None:
-        if self._ahead is None:
-            self._ahead = next(islice(self.texts, 1), None)
-        return self._ahead
+        if not self._ahead:
+            self._ahead.extend(islice(self.texts, 1))
+        return self._ahead[0] if self._ahead else None
+
+
+def _smaller(batch: Batch) -> tuple[Batch, ...]:
+    """Return requests with fewer texts each, which went through the same as ``batch``."""
+    if batch.hunt is None:
+        return tuple(
+            replace(
+                half,
+                failures=batch.failures,
+                failed_at=batch.failed_at,
+                refusals=batch.refusals,
+            )
+            for half in halves(batch)
+        )
+    # The group that holds the text at fault stays as it is: less of it is tried first.
+    middle = (len(batch.texts) + 1) // 2
+    hunt = replace(batch.hunt, sibling=batch.texts[middle:] + batch.hunt.sibling)
+    return (replace(batch, texts=batch.texts[:middle], hunt=hunt),)

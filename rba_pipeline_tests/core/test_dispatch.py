@@ -293,12 +293,108 @@ def test_a_limit_on_the_size_of_requests_is_met_only_a_few_times(most: int, bad:
     found = run(refused_by_size(most, bad), of_length(100, 2000), bounds=Bounds(32, 4))
 
     in_vain = sum(len(names) for _, names in found.requests) - 2000
-    # What was in flight then, at each halving; and once more for the text that is too large, which
-    # is searched for.
-    assert in_vain <= 32 * 4 * (math.ceil(math.log2(3200 / most)) + 1) + 32
+    # What was in flight then, at each halving; once more for the text that is too large, which is
+    # searched for; and one request each time that a larger one is tried.
+    assert in_vain <= 32 * 4 * (math.ceil(math.log2(3200 / most)) + 1) + 32 + 32 * 6
     assert sorted(found.embedded) == sorted(
         text.text_hash for text in of_length(100, 2000) if text.text_hash != bad
     )
+
+
+def of_lengths(count: int) -> list[Text]:
+    """Return texts of 20 to 2,000 characters, each named by its length and number."""
+    chance = random.Random(1)
+    lengths = [chance.randint(20, 2000) for _ in range(count)]
+    return [Text(f"{length}-{n}", "x" * length, 10) for n, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize(
+    "wanted", [of_length(500, 8000), of_lengths(8000)], ids=["of-one-length", "of-any-length"]
+)
+@pytest.mark.parametrize("limit", ["characters", "texts"])
+def test_a_lasting_limit_refuses_few_requests_of_a_long_run(limit: str, wanted: list[Text]) -> None:
+    refused = 0
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        nonlocal refused
+        size = sum(int(name.partition("-")[0]) for name in names if "-" in name)
+        is_large = len(names) > 10 if limit == "texts" else size > 6000
+        refused += is_large
+        return RequestTooLarge("413", "too_large") if is_large else None
+
+    found = run(service, wanted, bounds=Bounds(32, 4))
+
+    assert refused <= 40
+    assert sorted(found.embedded) == sorted(text.text_hash for text in wanted)
+
+
+def test_a_refusal_by_chance_makes_requests_smaller_for_a_moment() -> None:
+    sent = 0
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        nonlocal sent
+        sent += 1
+        return RequestTooLarge("413", "too_large") if sent == 1 else None
+
+    # Of the first, half the characters are less than those of a single later one.
+    found = run(service, of_length(5, 32) + of_length(500, 1000), bounds=Bounds(32, 1))
+
+    assert len(found.requests) <= 33 + 8
+    assert_all_once(found, 1032)
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_proxy_that_refuses_requests_for_half_a_second_is_soon_forgotten(parallel: int) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        return RequestTooLarge("413") if len(names) > 1 and at_s < 0.5 else None
+
+    found = run(service, of_length(500, 3200), bounds=Bounds(32, parallel))
+
+    assert {len(names) for _, names in found.requests[-50:]} == {32}
+    assert_all_once(found, 3200)
+
+
+def assert_all_once(found: Run, count: int) -> None:
+    assert len(found.embedded) == len(set(found.embedded)) == count
+    assert found.rejected == {}
+    assert found.dispatch.failure is None
+
+
+def test_what_waits_to_be_sent_again_is_split_where_it_is_known_to_be_too_large() -> None:
+    refused = list[int]()
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        # It is full at first: requests of any size wait.
+        if at_s < 1:
+            return ServiceOverloaded("429", 2)
+        if len(names) > 8:
+            refused.append(len(names))
+            return RequestTooLarge("413")
+        return None
+
+    found = run(service, of_length(500, 256), bounds=Bounds(32, 8))
+
+    # One wave, and few that were tried since.
+    assert refused[:8] == [32] * 8
+    assert refused[8:].count(32) == 0
+    assert len(refused[8:]) <= 12
+    assert_all_once(found, 256)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bad_texts_are_found_where_requests_are_split_refused_and_lost(seed: int) -> None:
+    chance, bad = random.Random(seed), {"17", "18", "200", "399"}
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if chance.random() < 0.1:
+            return chance.choice([ServiceOverloaded("429", 1), ServiceUnavailable("reset")])
+        if len(names) > (3 if 2 < at_s < 5 else 12):
+            return RequestTooLarge("413")
+        return ModelFailed("500") if bad & set(names) else None
+
+    found = run(service, texts(400), bounds=Bounds(32, 4), addresses=("a", "b"))
+
+    assert_each_once(found, 400, bad)
 
 
 def test_many_short_texts_are_sent_together_where_a_few_long_ones_are_too_large() -> None:
@@ -503,6 +599,32 @@ def failing_by_chance(seed: int) -> Service:
         return chance.choice(kinds)("by chance") if chance.random() < 0.1 else None
 
     return service
+
+
+def test_only_requests_as_large_as_the_pace_asks_for_measure_it() -> None:
+    now_s, dispatch = 0.0, Dispatch(
+        iter(texts(12)), 12, ("a",), fixed(Bounds(8, 1), timeout_s=30), False,
+        BacklogSteps.read(USUAL_STEPS), Limits(64, 1 << 30, outage_s=1000), jitter=lambda: 1.0,
+    )  # fmt: skip
+    seen = list[tuple[int, bool]]()
+    while not dispatch.is_done:
+        now_s += 1
+        match dispatch.next_request(now_s):
+            case Request() as request:
+                names = {text.text_hash for text in request.batch.texts}
+                seen.append((len(names), request.is_usual))
+                if "3" in names:
+                    dispatch.failed(request, ModelFailed("500"), now_s)
+                else:
+                    dispatch.answered(request, 1, now_s)
+            case Probe() as probe:
+                dispatch.probed(probe, None, now_s)
+            case None:
+                pass
+
+    # Fresh, and whole once more; the other fresh ones are few.
+    assert [size for size, is_usual in seen if is_usual] == [8, 8, 4]
+    assert {size for size, is_usual in seen if not is_usual} <= {1, 2, 4, 5, 6}
 
 
 @pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])

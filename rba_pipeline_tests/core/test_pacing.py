@@ -13,6 +13,7 @@ from rba_pipeline.core.pacing import (
     after_timeout,
     for_backlog,
     started,
+    within,
 )
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline_tests.core.simulated_service import (
@@ -108,6 +109,20 @@ def test_when_little_is_left_requests_get_smaller_and_more() -> None:
     later = for_backlog(pace, 60, STEPS)
 
     assert (pace.now, later.now) == (Bounds(16, 4), Bounds(8, 8))
+
+
+def test_no_more_texts_are_tried_than_the_service_takes_from_now_on() -> None:
+    bounded = within(pace_of(Bounds(32, 8), backlog=5000), 12, "less is taken")
+    small = within(pace_of(Bounds(32, 8), backlog=50), 12, "less is taken")
+
+    # As many texts in flight as before.
+    assert (bounded.now, bounded.upper, bounded.why) == (
+        Bounds(12, 5),
+        Bounds(12, 8),
+        "less is taken",
+    )
+    assert (small.now, small.upper, small.change) == (Bounds(8, 2), Bounds(12, 8), 0)
+    assert within(bounded, 32, "more is taken") == bounded
 
 
 def test_more_requests_are_kept_if_they_are_faster() -> None:

@@ -106,8 +106,8 @@ DEFENCES = (
     Defence(
         "the size of what was refused as too large is remembered",
         "C12",
-        "rba_pipeline/core/replicas.py",
-        "        return replace(self, most=min(self.most, characters // 2))\n",
+        "rba_pipeline/core/room.py",
+        "        return replace(self, most=size // 2, answers=0)\n",
         "        return self\n",
         f"{CORE}/test_dispatch.py::test_a_limit_on_the_size_of_requests_is_met_only_a_few_times",
     ),

@@ -218,6 +218,7 @@ def test_an_address_that_joins_later_is_asked_for_its_limits_and_refuses_nothing
     assert sizes
     assert max(sizes) <= 3
     assert traffic.texts_sent == 400
+    assert traffic.path[-1].bounds.batch_size == 3
 
 
 def test_an_address_that_joins_later_with_another_model_ends_the_run_as_at_the_start(

@@ -297,7 +297,8 @@ def test_a_request_that_is_too_large_is_split_and_one_text_that_is_goes_to_quara
     assert failures(results) == []
     assert figure(results, "quarantined_by_reason") == {"too_large": 1}
     assert len({tuple(sent) for sent in oracle.sent}) == len(oracle.sent)
-    # What was in flight when the limit was met, and what is beside the text that is too large.
-    resent = IN_FLIGHT + BATCH
+    # What was in flight when the limit was met, what is beside the text that is too large, and the
+    # few requests that were tried since.
+    resent = IN_FLIGHT + 3 * BATCH
     assert resent < figure(results, "texts")
     check_invariants(project, oracle, results, resent=resent, quarantined=1)

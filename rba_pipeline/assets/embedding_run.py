@@ -96,6 +96,7 @@ class EmbeddingRun:
             self.context.log.warning(sentence)
         if not self.missing:
             return
+        held, _ = ledger.by_state().get("held", (0, 0))
         with self.stopwatch.stage(Stage.WAITING):
             work_before = self.embedding.client.work()
             canary = sentinel(
@@ -111,6 +112,7 @@ class EmbeddingRun:
             traffic=self.traffic,
             on_progress=progress.of_texts(self.missing),
             doubted=self.earlier.keys(),
+            embedded_before=texts - self.missing - held,
             runs_at_once=steps_at_once(self.context.instance),
         ):
             with self.stopwatch.stage(Stage.WRITING):

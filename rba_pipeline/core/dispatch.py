@@ -57,6 +57,7 @@ class Dispatch:
         pace: The pace to begin with; ``adaptive`` says whether it may change.
         doubted: Hashes of texts that the service failed at in earlier runs: that it fails at them
             again says nothing of itself.
+        embedded_before: Texts of the partition that have a vector already.
         jitter: Factors around 1 for waits, so that several runs do not come back in one wave.
     """
 
@@ -69,6 +70,7 @@ class Dispatch:
     limits: Limits
     unreachable: Sequence[str] = ()
     doubted: Collection[str] = ()
+    embedded_before: int = 0
     jitter: Callable[[], float] = lambda: random.uniform(1.0, 1.25)
     failure: EmbeddingError | None = None
     refusals: int = 0
@@ -86,7 +88,7 @@ class Dispatch:
     def __post_init__(self) -> None:
         self._controls = Controls(self.addresses)
         self._unsent = Unsent(self.texts, self.total)
-        self._blame = Blame(self.doubted)
+        self._blame = Blame(self.doubted, self.embedded_before)
         self._replicas = Replicas(self.addresses, self.unreachable)
         # Since the last sign of life, and since the last answer to texts.
         self._silence = self._fruitless = Silence(self.limits.outage_s)
@@ -249,7 +251,7 @@ class Dispatch:
         replica = self._replicas[probe.address]
         if error is None:
             self._replicas.set(replica.probed(now_s, is_well=True))
-            self._blame.probed(is_control=probe.is_control)
+            self._give_up(self._blame.probed(is_control=probe.is_control))
             self._silence = self._silence.broken()
             if probe.is_control:
                 self._fruitless = self._fruitless.broken()
@@ -361,7 +363,9 @@ class Dispatch:
         if self._embeds or not waits or not (self._unsent.again or self._blame.is_open):
             return None
         if self._blame.is_open:
-            return self._control(now_s)
+            # No other answers are to be had to judge by.
+            self._judge(is_last=True)
+            return self._control(now_s) if self._blame.is_open else self.next_request(now_s)
         self._replicas.suspect(now_s)
         address = self._replicas.probe(now_s)
         return None if address is None else self._probe(address)
@@ -383,8 +387,8 @@ class Dispatch:
 
     def _follow(self, then: recovery.Recovery) -> None:
         self._unsent.add(then.batches)
-        if then.suspect is not None:
-            self._give_up(self._blame.suspect(then.suspect))
+        if then.suspect is not None and self.failure is None:
+            self._blame.suspect(then.suspect)
 
     def _rejected(self, request: Request, index: int, reason: str) -> None:
         self._replicas.set(self._replicas[request.address].returned(request.batch.tokens))

@@ -2,7 +2,7 @@
 
 The text that makes a model fail is found by halving. While the left half of a group that is
 known to hold it is tried, the right half waits; what turns out to be innocent goes out again in
-one request. One bad text among ``n`` costs at most 2 · log2 n further requests for ``n`` ≥ 8, at a
+one request. One bad text among ``n`` costs at most log2 n, rounded up, and 4 further requests, at a
 service that fails at nothing else, and one more for each further address.
 """
 
@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from rba_pipeline.core.embeddings import PASSING_REASONS, Text
 from rba_pipeline.core.replicas import LONGEST_PAUSE_S
 
-# A text is at fault after as many failed requests that held it, the last of them alone: so many
-# that chance alone would need to be as unlikely, within these.
-FAILURES_TO_CONVICT, MOST_FAILURES = 3, 12
+# A text is at fault after as many failures alone, its very first one not counted: so many that
+# chance would need to be as unlikely, within these.
+FAILURES_TO_CONVICT, MOST_FAILURES = 2, 12
 BY_CHANCE = 1e-6
-# A smaller group is halved at once: sending it again costs as much as finding the text.
-SENT_AGAIN_ABOVE = 4
 # Lost connections after which a request is halved; one that takes too long is at once.
 LOSSES_TO_SPLIT = 3
 # After so many losses that may have been others' doing, a batch goes out with nothing beside it.
@@ -47,6 +45,8 @@ class Batch:
 
     Attributes:
         failures: Failed requests that held all of them.
+        alone: Those of them, but for the first, that held a single text: a group's may be the
+            doing of a neighbour.
         losses: Requests that held all of them and got no whole answer.
         own_losses: Those of them that were not others' doing: nothing else was in flight there; or
             it answered others while this one timed out.
@@ -59,6 +59,7 @@ class Batch:
 
     texts: tuple[Text, ...]
     failures: int = 0
+    alone: int = 0
     losses: int = 0
     own_losses: int = 0
     failed_at: frozenset[str] = frozenset()
@@ -95,16 +96,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A text that failed alone. It is at fault if the service embeds others.
+    """A text that failed alone. It is at fault if the service embeds others like it.
 
     Attributes:
-        proof: How many requests for real texts the run has to have seen answered for that.
+        alone: Failures that were its own.
+        since: How many answers to real texts the run had seen when it failed last.
+        is_proven: Whether what was embedded since shows that it is the text.
     """
 
     text: Text
     reason: str
     attempts: int
-    proof: int
+    alone: int = 0
+    since: int = 0
+    is_proven: bool = False
 
     @property
     def is_told(self) -> bool:
@@ -146,7 +151,7 @@ class Seen:
 
 
 def failures_to_convict(chance: float) -> int:
-    """Return how many failures in a row say that it is the text.
+    """Return how many failures alone, one after the other, say that it is the text.
 
     Where requests fail by chance, ``k`` of them in a row do so with ``chance ** k``.
     """
@@ -176,10 +181,9 @@ def after_model_failure(batch: Batch, seen: Seen) -> Recovery:
     """Return what follows a request on which the service failed inside."""
     failed = replace(batch, failures=batch.failures + 1, failed_at=batch.failed_at | {seen.address})
     if len(batch.texts) == 1:
-        return _alone(failed, seen)
-    # Once more as it is: elsewhere, or where it would cost as much to find the text at once.
-    first = batch.hunt is None and failed.failures == 1
-    if first and (len(batch.texts) > SENT_AGAIN_ABOVE or seen.elsewhere(failed)):
+        return _alone(replace(failed, alone=batch.alone + (batch.failures > 0)), seen)
+    # Once more as it is, if it may be chance: others were embedded, or may be elsewhere.
+    if batch.hunt is None and failed.failures == 1 and (seen.proofs or seen.elsewhere(failed)):
         return Recovery((replace(failed, not_before_s=seen.at_s + RESEND_AFTER_S),))
     narrowed = _narrowed(failed, _deferred(batch), frozenset({seen.address}))
     # In an outage there is no culprit: the first halving waits for a sign of life.
@@ -210,7 +214,7 @@ def after_loss(
         if lost.own_losses < LOSSES_TO_CONVICT or not (is_alone and has_been_everywhere):
             return Recovery((lost,))
         reason = "timed_out" if timed_out else "connection_lost"
-        suspect = Suspect(batch.texts[0], reason, lost.losses, seen.proofs + 1)
+        suspect = Suspect(batch.texts[0], reason, lost.losses, since=seen.proofs)
         return Recovery(_fresh(_deferred(batch)), suspect)
     # Fewer texts take less time: no proof is needed to try.
     if timed_out:
@@ -260,7 +264,7 @@ def after_rejection(batch: Batch, index: int, reason: str) -> Recovery:
 
     Its own word for that is enough from a service that embeds texts at all.
     """
-    suspect = Suspect(batch.texts[index], reason, attempts=1, proof=1)
+    suspect = Suspect(batch.texts[index], reason, attempts=1)
     left = batch.texts[:index] + batch.texts[index + 1 :]
     batches = (replace(batch, texts=left),) if left else after_success(batch).batches
     return Recovery(batches, suspect)
@@ -268,12 +272,12 @@ def after_rejection(batch: Batch, index: int, reason: str) -> Recovery:
 
 def _alone(batch: Batch, seen: Seen) -> Recovery:
     waiting = _fresh(_deferred(batch))
-    if batch.failures < failures_to_convict(seen.chance) or seen.elsewhere(batch):
+    if batch.alone < failures_to_convict(seen.chance) or seen.elsewhere(batch):
         again = replace(
             batch, hunt=None, not_before_s=seen.at_s + RESEND_AFTER_S, proof=seen.answers + 1
         )
         return Recovery((*waiting, again))
-    suspect = Suspect(batch.texts[0], "model_failed", batch.failures, seen.proofs + 1)
+    suspect = Suspect(batch.texts[0], "model_failed", batch.failures, batch.alone, seen.proofs)
     return Recovery(waiting, suspect)
 
 

@@ -304,6 +304,7 @@ class Embedding(CheckedResource):
         traffic: Traffic,
         on_progress: OnProgress,
         doubted: Collection[str] = (),
+        embedded_before: int = 0,
         runs_at_once: int = 1,
     ) -> Iterator[Part]:
         """Yield the vectors of all ``texts`` in parts, in the order in which answers arrive.
@@ -324,6 +325,7 @@ class Embedding(CheckedResource):
             on_progress: Called at first, after each part, and when the time that it asked for has
                 passed, whether or not the service answers.
             doubted: Hashes of texts that the service failed at in earlier runs.
+            embedded_before: Texts of the partition that have a vector in this space already.
             runs_at_once: How many runs may lean on the service: this one takes no more than its
                 share of what may wait there, so that they do not refuse each other.
 
@@ -343,6 +345,7 @@ class Embedding(CheckedResource):
             limits(info),
             unreachable=self.client.unreachable,
             doubted=doubted,
+            embedded_before=embedded_before,
         )
         stream = EmbeddingStream(
             self.client, info, dispatch, traffic=traffic, canary=canary, truncate=self.truncate,

@@ -66,6 +66,7 @@ def run(
     outage_s: float = 60,
     request_tokens: int = 1 << 30,
     doubted: Collection[str] = (),
+    embedded_before: int = 0,
     address_tokens: int | None = None,
     timeout_s: float = TIMEOUT_S,
     adaptive: bool = False,
@@ -95,6 +96,7 @@ def run(
             address_tokens,
         ),
         doubted=doubted,
+        embedded_before=embedded_before,
         jitter=lambda: 1.0,
     )
     found, now_s, tickets = Run(dispatch), 0.0, itertools.count()

@@ -3,11 +3,12 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from rba_pipeline.core.blame import MOST_BY_CONTROLS, MOST_SUSPECTS, Blame
-from rba_pipeline.core.embeddings import Text, as_long_as
+from rba_pipeline.core.embeddings import Text, as_long_as, by_similar_length
 from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
@@ -30,6 +31,7 @@ ERRORS = {
     "413": RequestTooLarge("413", "too_large"),
     "422": TextRejected("422", 0, "text_empty"),
 }
+FAILS = ERRORS["500"]
 REASONS = {
     "500": "model_failed",
     "lost": "connection_lost",
@@ -104,10 +106,43 @@ def test_more_texts_than_controls_vouch_for_end_the_run_and_none_is_blamed(kind:
     )  # fmt: skip
 
     assert isinstance(found.dispatch.failure, ModelFailed)
-    assert "it is not the texts" in str(found.dispatch.failure)
-    assert "add the documents of this partition a few at a time" in str(found.dispatch.failure)
-    assert found.rejected == {}
+    assert "no more are blamed in one run" in str(found.dispatch.failure)
+    assert "run the partition again" in str(found.dispatch.failure)
+    # The next run is to doubt them, and nothing is held against them.
+    assert len(found.rejected) > MOST_BY_CONTROLS
+    assert {each.attempts for each in found.dispatch.rejections} == {0}
     assert len(found.requests) <= 12 * MOST_BY_CONTROLS
+
+
+def test_a_run_that_goes_on_after_another_ends_as_one_that_did_it_all() -> None:
+    wanted, bad = texts(1000), {str(14 * number) for number in range(71)}
+    service = fails_at_all_but(CONTROL, *({each.text_hash for each in wanted} - bad), error=FAILS)
+    at_once = run(service, wanted, bounds=Bounds(8, 4))
+    left = [each for each in wanted if each.text_hash in bad]
+    resumed = run(service, left, bounds=Bounds(8, 4), embedded_before=929)
+
+    assert at_once.dispatch.failure is resumed.dispatch.failure is None
+    assert set(at_once.rejected) == set(resumed.rejected) == bad
+    assert {each.attempts > 0 for each in resumed.dispatch.rejections} == {True}
+
+
+@pytest.mark.parametrize("bad", [70, 200])
+def test_more_texts_at_fault_than_one_run_blames_are_put_aside_by_some_more(bad: int) -> None:
+    wanted = texts(bad + 25)
+    service = fails_at_all_but(
+        CONTROL, *(each.text_hash for each in wanted[bad:]), error=FAILS
+    )  # fmt: skip
+    doubted, runs = set[str](), 0
+    while True:
+        found = run(service, wanted, bounds=Bounds(8, 4), doubted=doubted, outage_s=600)
+        doubted, runs = doubted | set(found.rejected), runs + 1
+        embedded = set(found.embedded)
+        wanted = [each for each in wanted if each.text_hash not in embedded]
+        if found.dispatch.failure is None:
+            break
+
+    assert runs <= 2 + bad // MOST_BY_CONTROLS
+    assert set(found.rejected) == {str(number) for number in range(bad)}
 
 
 @pytest.mark.parametrize("kind", ["500", "lost", "timed-out"])
@@ -201,34 +236,120 @@ def test_a_control_that_no_service_can_mend_ends_the_run() -> None:
     assert found.dispatch.failure is refused
 
 
-def test_a_control_is_as_long_as_the_longest_suspect_but_no_longer_than_what_was_embedded() -> None:
-    short, middle, long = (Text(str(size), "a " * size, size) for size in (10, 100, 1000))
+def of_tokens(tokens: int) -> Text:
+    return Text(str(tokens), "a " * tokens, tokens)
+
+
+def test_a_text_is_put_aside_after_another_as_long_was_embedded_since_it_failed() -> None:
     blame = Blame()
-    for text in (short, long):
-        blame.suspect(Suspect(text, "model_failed", 3, proof=1))
+    blame.answered(Batch((of_tokens(1000),)))
+    for tokens in (10, 100):
+        blame.suspect(Suspect(of_tokens(tokens), "model_failed", 3, alone=2, since=1))
+    found = []
+    for answer in (of_tokens(9), of_tokens(10), of_tokens(99), of_tokens(100)):
+        blame.answered(Batch((answer,)))
+        blame.judge(is_last=True)
+        found.append([each.text_hash for each in blame.rejections])
 
-    assert blame.control() == as_long_as(long)
-    blame.answered(Batch((middle,)))
-    assert blame.control() == as_long_as(middle)
+    assert found == [[], ["10"], ["10"], ["10", "100"]]
 
 
-def test_a_control_for_many_suspects_is_as_long_as_they_are_and_vouches_for_some_more() -> None:
+def test_a_control_is_as_long_as_the_longest_suspect_and_proves_nothing_of_longer_ones() -> None:
     blame = Blame()
-    blame.answered(Batch((Text("short", "a", 1),)))
-    suspects = [
-        Suspect(Text(str(number), "a " * 100, 100), "model_failed", 3, proof=2)
-        for number in range(MOST_SUSPECTS + 1)
-    ]
-    for suspect in suspects[:-1]:
-        blame.suspect(suspect)
-    doubtful_before = blame.is_doubtful
-    blame.suspect(suspects[-1])
+    blame.answered(Batch((of_tokens(50),)))
+    for tokens in (10, 100):
+        blame.suspect(Suspect(of_tokens(tokens), "model_failed", 3, alone=2, since=1))
+    control = blame.control()
+    blame.suspect(Suspect(of_tokens(1000), "model_failed", 3, alone=2, since=1))
+    blame.probed(is_control=True)
+    blame.judge(is_last=True)
+
+    assert control == as_long_as(of_tokens(100))
+    assert [each.text_hash for each in blame.rejections] == ["10", "100"]
+
+
+def test_eight_texts_take_one_more_control_whatever_else_was_embedded() -> None:
+    blame = Blame()
+    for number in range(MOST_SUSPECTS + 1):
+        doubtful_before = blame.is_doubtful
+        text = Text(str(number), "a " * 100, 100)
+        blame.suspect(Suspect(text, "model_failed", 3, alone=2))
+        blame.answered(Batch((of_tokens(1000),) * 100))
 
     assert not doubtful_before
     assert blame.is_doubtful
-    assert blame.control() == as_long_as(suspects[0].text)
     assert blame.judge(is_last=True) == blame.rejections == []
     blame.probed(is_control=True)
     assert not blame.is_doubtful
     blame.judge(is_last=True)
-    assert len(blame.rejections) == len(suspects)
+    assert len(blame.rejections) == MOST_SUSPECTS + 1
+
+
+@pytest.mark.parametrize(("bad", "controls"), [(0, 1), (50, 0)], ids=["longest", "another"])
+def test_one_bad_text_costs_a_control_only_if_none_as_long_was_embedded_since(
+    bad: int, controls: int
+) -> None:
+    longest, *others = texts(400)
+    wanted = [replace(longest, tokens=11), *others]
+    found = run(
+        lambda address, names, at_s: FAILS if str(bad) in names else None,
+        wanted, bounds=Bounds(8, 2),
+    )  # fmt: skip
+
+    assert found.dispatch.failure is None
+    assert found.rejected == {str(bad): "model_failed"}
+    assert found.controls == controls
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+@pytest.mark.parametrize("share", [2, 20])
+@pytest.mark.parametrize("since_s", [0.15, 1.0])
+@pytest.mark.parametrize("kind", ["500", "lost", "timed-out"])
+def test_a_service_that_goes_wrong_for_long_texts_has_none_of_them_blamed(
+    kind: str, since_s: float, share: int, is_sorted: bool
+) -> None:
+    wanted = [Text(str(n), "a", 60 if n % share else 100) for n in range(600)]
+    long = {each.text_hash for each in wanted if each.tokens == 100} | {CONTROL}
+    if is_sorted:
+        wanted = list(by_similar_length(wanted, 64))
+    found = run(
+        lambda address, names, at_s: ERRORS[kind] if at_s > since_s and long & set(names) else None,
+        wanted, bounds=Bounds(8, 4), outage_s=6000,
+    )  # fmt: skip
+
+    assert isinstance(found.dispatch.failure, ModelFailed)
+    assert "it is not the texts" in str(found.dispatch.failure)
+    assert found.rejected == {}
+
+
+def test_where_it_is_not_the_texts_only_those_are_kept_that_the_service_named() -> None:
+    controls = itertools.count()
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if "3" in names:
+            return TextRejected("422", names.index("3"), "text_empty")
+        is_well = not names or (CONTROL in names and next(controls) < 2)
+        return None if is_well else FAILS
+
+    found = run(service, texts(60), bounds=Bounds(1, 1), outage_s=6000)
+
+    assert found.embedded == []
+    assert "it is not the texts" in str(found.dispatch.failure)
+    assert found.rejected == {"3": "text_empty"}
+
+
+@pytest.mark.parametrize("others", [[], ["b"]], ids=["one", "two"])
+def test_a_control_that_cannot_be_had_holds_a_run_up_no_longer_than_an_outage(
+    others: list[str],
+) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if CONTROL in names:
+            return ServiceOverloaded("429", 5.0)
+        return FAILS if "0" in names else None
+
+    wanted = [Text(str(number), "a", 100 - number) for number in range(20)]
+    found = run(service, wanted, bounds=Bounds(8, 2), addresses=["a", *others], outage_s=60)
+
+    assert isinstance(found.dispatch.failure, ServiceOverloaded)
+    assert found.rejected == {}
+    assert found.ended_s <= 60 + 30

@@ -115,7 +115,7 @@ def test_refused_and_bad_texts_end_as_well_within_a_share() -> None:
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
-def test_one_bad_text_costs_at_most_twice_the_logarithm_of_its_request_beside_others(
+def test_one_bad_text_costs_at_most_the_logarithm_of_its_request_and_four_beside_others(
     size: int,
 ) -> None:
     count = 20 * size
@@ -124,7 +124,9 @@ def test_one_bad_text_costs_at_most_twice_the_logarithm_of_its_request_beside_ot
         found = run(poisoned(bad), texts(count), bounds=Bounds(size, 2))
 
         assert_each_once(found, count, {str(bad)})
-        assert found.calls - 20 <= 2 * math.log2(size)
+        assert len(found.requests) - 20 <= math.log2(size) + 4
+        # It may be among the last that are sent: nobody answers between its failures, or since.
+        assert found.calls - 20 <= math.log2(size) + 5
         assert found.rejected == {str(bad): "model_failed"}
 
 
@@ -139,6 +141,27 @@ def test_a_service_that_fails_by_chance_has_no_innocent_text_blamed(bounds: Boun
         found = run(service, texts(2000), bounds=bounds)
 
         assert_each_once(found, 2000, {"1500"})
+
+
+@pytest.mark.parametrize("bounds", [Bounds(4, 1), Bounds(8, 4), Bounds(32, 8)], ids=str)
+@pytest.mark.parametrize("by_chance", [0.02, 0.1])
+def test_beside_bad_texts_a_chance_failure_has_no_innocent_one_blamed(
+    by_chance: float, bounds: Bounds
+) -> None:
+    for seed in range(15):
+        chance = random.Random(seed)
+        bad = {str(number) for number in chance.sample(range(1000), 12)}
+
+        def service(
+            address: str, names: Sequence[str], at_s: float,
+            chance: random.Random = chance, bad: set[str] = bad,
+        ) -> EmbeddingError | None:  # fmt: skip
+            is_bad = bool(bad & set(names))
+            return ModelFailed("500") if chance.random() < by_chance or is_bad else None
+
+        found = run(service, texts(1000), bounds=bounds, outage_s=600)
+
+        assert_each_once(found, 1000, bad)
 
 
 @pytest.mark.parametrize("place", range(32))
@@ -648,7 +671,7 @@ def test_pauses_after_failures_are_not_taken_for_a_slow_pace(seed: int) -> None:
     )  # fmt: skip
 
     assert_each_once(found, 2000)
-    assert len(found.requests) <= 1.5 * 2000 / 8
+    assert len(found.requests) <= 1.6 * 2000 / 8
 
 
 @pytest.mark.parametrize("bounds", [Bounds(1, 1), Bounds(3, 2), Bounds(8, 4)])

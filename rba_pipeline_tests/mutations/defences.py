@@ -123,10 +123,28 @@ DEFENCES = (
         "no text is blamed before another is embedded",
         "C11",
         "rba_pipeline/core/blame.py",
-        "            if suspect.proof + wanted > self.proofs:\n",
-        "            if False:\n",
+        "            if self.proofs < wanted or not self._is_proven(suspect):\n",
+        "            if self.proofs < wanted:\n",
         f"{CORE}/test_blame.py::"
         "test_a_service_that_embeds_nothing_but_its_canary_has_no_text_blamed",
+    ),
+    Defence(
+        "no text is blamed before another as long is embedded",
+        "C11",
+        "rba_pipeline/core/blame.py",
+        "            if each.is_told or each.text.tokens <= embedded.tokens\n",
+        "            if True\n",
+        f"{CORE}/test_blame.py::"
+        "test_a_service_that_goes_wrong_for_long_texts_has_none_of_them_blamed",
+    ),
+    Defence(
+        "what a text's neighbours did is not held against it",
+        "C9",
+        "rba_pipeline/core/recovery.py",
+        "        return _alone(replace(failed, alone=batch.alone + (batch.failures > 0)), seen)\n",
+        "        return _alone(replace(failed, alone=failed.failures), seen)\n",
+        f"{CORE}/test_dispatch.py::"
+        "test_beside_bad_texts_a_chance_failure_has_no_innocent_one_blamed",
     ),
     Defence(
         "a run that fails keeps which texts it found at fault",

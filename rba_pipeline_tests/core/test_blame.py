@@ -302,7 +302,7 @@ def test_one_bad_text_costs_a_control_only_if_none_as_long_was_embedded_since(
 
 
 @pytest.mark.parametrize("is_sorted", [True, False])
-@pytest.mark.parametrize("share", [2, 20])
+@pytest.mark.parametrize("share", [2, 20, 100])
 @pytest.mark.parametrize("since_s", [0.15, 1.0])
 @pytest.mark.parametrize("kind", ["500", "lost", "timed-out"])
 def test_a_service_that_goes_wrong_for_long_texts_has_none_of_them_blamed(

@@ -135,7 +135,7 @@ DEFENCES = (
         "            if each.is_told or each.text.tokens <= embedded.tokens\n",
         "            if True\n",
         f"{CORE}/test_blame.py::"
-        "test_a_service_that_goes_wrong_for_long_texts_has_none_of_them_blamed",
+        "test_a_text_is_put_aside_after_another_as_long_was_embedded_since_it_failed",
     ),
     Defence(
         "what a text's neighbours did is not held against it",

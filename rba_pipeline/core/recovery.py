@@ -2,7 +2,7 @@
 
 The text that makes a model fail is found by halving. While the left half of a group that is
 known to hold it is tried, the right half waits; what turns out to be innocent goes out again in
-one request. One bad text among ``n`` costs at most log2 n, rounded up, and 4 further requests, at a
+one request. One bad text among ``n`` costs at most log2 n, rounded up, and 3 further requests, at a
 service that fails at nothing else, and one more for each further address.
 """
 
@@ -45,8 +45,8 @@ class Batch:
 
     Attributes:
         failures: Failed requests that held all of them.
-        alone: Those of them, but for the first, that held a single text: a group's may be the
-            doing of a neighbour.
+        alone: Those of them, but for the first, that held a single text, or it and one that turned
+            out to be innocent: a larger group's may be the doing of a neighbour.
         losses: Requests that held all of them and got no whole answer.
         own_losses: Those of them that were not others' doing: nothing else was in flight there; or
             it answered others while this one timed out.
@@ -173,7 +173,8 @@ def after_success(batch: Batch) -> Recovery:
         return Recovery()
     if hunt.sibling:
         # The left half is innocent: the text is in the right one.
-        return Recovery((_narrowed(replace(batch, texts=hunt.sibling), hunt.deferred),))
+        right = _narrowed(replace(batch, texts=hunt.sibling), hunt.deferred)
+        return Recovery((replace(right, alone=int(len(hunt.sibling) == 1)),))
     return Recovery(_fresh(hunt.deferred))
 
 

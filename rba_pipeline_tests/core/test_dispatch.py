@@ -115,7 +115,7 @@ def test_refused_and_bad_texts_end_as_well_within_a_share() -> None:
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
-def test_one_bad_text_costs_at_most_the_logarithm_of_its_request_and_four_beside_others(
+def test_one_bad_text_costs_at_most_the_logarithm_of_its_request_and_three_beside_others(
     size: int,
 ) -> None:
     count = 20 * size
@@ -124,9 +124,9 @@ def test_one_bad_text_costs_at_most_the_logarithm_of_its_request_and_four_beside
         found = run(poisoned(bad), texts(count), bounds=Bounds(size, 2))
 
         assert_each_once(found, count, {str(bad)})
-        assert len(found.requests) - 20 <= math.log2(size) + 4
+        assert len(found.requests) - 20 <= math.log2(size) + 3
         # It may be among the last that are sent: nobody answers between its failures, or since.
-        assert found.calls - 20 <= math.log2(size) + 5
+        assert found.calls - 20 <= math.log2(size) + 4
         assert found.rejected == {str(bad): "model_failed"}
 
 
@@ -626,7 +626,7 @@ def failing_by_chance(seed: int) -> Service:
 
 def test_only_requests_as_large_as_the_pace_asks_for_measure_it() -> None:
     now_s, dispatch = 0.0, Dispatch(
-        iter(texts(12)), 12, ("a",), fixed(Bounds(8, 1), timeout_s=30), False,
+        iter(texts(20)), 20, ("a",), fixed(Bounds(8, 1), timeout_s=30), False,
         BacklogSteps.read(USUAL_STEPS), Limits(64, 1 << 30, outage_s=1000), jitter=lambda: 1.0,
     )  # fmt: skip
     seen = list[tuple[int, bool]]()
@@ -636,7 +636,7 @@ def test_only_requests_as_large_as_the_pace_asks_for_measure_it() -> None:
             case Request() as request:
                 names = {text.text_hash for text in request.batch.texts}
                 seen.append((len(names), request.is_usual))
-                if "3" in names:
+                if "11" in names:
                     dispatch.failed(request, ModelFailed("500"), now_s)
                 else:
                     dispatch.answered(request, 1, now_s)
@@ -645,8 +645,8 @@ def test_only_requests_as_large_as_the_pace_asks_for_measure_it() -> None:
             case None:
                 pass
 
-    # Fresh, and whole once more; the other fresh ones are few.
-    assert [size for size, is_usual in seen if is_usual] == [8, 8, 4]
+    # Two fresh ones, the second whole once more; the other fresh ones are few.
+    assert sorted(size for size, is_usual in seen if is_usual) == [4, 8, 8, 8]
     assert {size for size, is_usual in seen if not is_usual} <= {1, 2, 4, 5, 6}
 
 
@@ -671,7 +671,7 @@ def test_pauses_after_failures_are_not_taken_for_a_slow_pace(seed: int) -> None:
     )  # fmt: skip
 
     assert_each_once(found, 2000)
-    assert len(found.requests) <= 1.6 * 2000 / 8
+    assert len(found.requests) <= 1.5 * 2000 / 8
 
 
 @pytest.mark.parametrize("bounds", [Bounds(1, 1), Bounds(3, 2), Bounds(8, 4)])

@@ -3,13 +3,15 @@
 A text that failed alone is suspected. It is put aside once the service has embedded, since it
 failed last, another one that is at least as long: of the run; or, where there is none, a control: a
 harmless text as long as the suspects. A probe of a few words would not do: a service may be well at
-that, and fail at everything longer. What the service itself says of a text needs less: that it
-embeds any. And every eight texts take one more control, whatever else was embedded: a service may
-be well at some texts and fail at others, none of which is at fault.
+that, and fail at everything longer. Only if the service fails at the control as well, and no text
+as long was ever embedded, may the length itself be the fault: then one as long as the longest that
+was embedded will do, for as many texts as one control vouches for. What the service itself says of
+a text needs less: that it embeds any. And every eight texts take one more control, whatever else
+was embedded: a service may be well at some texts and fail at others, none of which is at fault.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from rba_pipeline.core import recovery
@@ -57,9 +59,13 @@ class Blame:
     answers: int = 0
     proofs: int = 0
     _embedded: int = 0
-    _blamed: set[str] = field(default_factory=set)
+    _longest: Text | None = None
+    _blamed: dict[str, Text] = field(default_factory=dict)
     _vouched_for: int = 0
     _control: Text = _SHORTEST
+    _control_sent_at_s: float = 0.0
+    _shorter: Text | None = None
+    _is_shorter: bool = False
     _by_chance: int = 0
     _controls_failed: Counter[str] = field(default_factory=Counter)
     _suspects: list[Suspect] = field(default_factory=list)
@@ -91,12 +97,12 @@ class Blame:
         explains."""
         return max(self._controls_failed.values(), default=0) >= CONTROLS_TO_GIVE_UP
 
-    def answered(self, batch: Batch) -> None:
+    def answered(self, batch: Batch, sent_at_s: float) -> None:
         """Take note of texts that were embedded: what failed before, failed by chance."""
         self._embedded += len(batch.texts)
         if recovery.is_innocent(batch):
             self._by_chance += batch.failures
-        self._proven_by(max(batch.texts, key=_tokens))
+        self._proven_by(max(batch.texts, key=_tokens), sent_at_s)
 
     def probed(self, *, is_control: bool) -> ModelFailed | None:
         """Take note of a probe that went well; return what is wrong if too many texts are blamed,
@@ -105,8 +111,8 @@ class Blame:
             self.answers += 1
             return None
         self._vouched_for = len(self._blamed)
-        self._proven_by(self._control)
-        texts = len(self._blamed.difference(self.doubted))
+        self._proven_by(self._control, self._control_sent_at_s, vouches=self._is_shorter)
+        texts = len(self._blamed.keys() - set(self.doubted))
         if texts <= max(MOST_BY_CONTROLS, self.embedded_before + self._embedded):
             return None
         self._note_without_charge()
@@ -117,11 +123,23 @@ class Blame:
             "there, run the partition again: it does not count these any more"
         )
 
-    def control(self, failed: Iterable[Text] = ()) -> str:
+    def control(self, now_s: float, failed: Collection[Text] = ()) -> str:
         """Return a text whose answer shows that the service embeds texts like those suspected: as
-        long as the longest of them, or of those that ``failed`` beside them."""
-        suspected = (suspect.text for suspect in self._suspects)
-        self._control = max((*suspected, *failed), key=_tokens, default=_SHORTEST)
+        long as the longest of them, or of those that ``failed`` where none is suspected.
+
+        After one that was not embedded it is shorter, if their length may be their fault.
+        """
+        suspected = [each.text for each in self._suspects if not each.is_told]
+        longest = max(suspected or failed, key=_tokens, default=_SHORTEST)
+        told = any(each.is_told for each in self._suspects) and not suspected
+        known = self._longest or (_SHORTEST if self.embedded_before or told else None)
+        beyond = sum(self._is_beyond(text) for text in self._blamed.values())
+        self._shorter = None
+        if self._is_beyond(longest) and beyond <= MOST_SUSPECTS:
+            self._shorter = known or min(failed, key=_tokens, default=None)
+        self._is_shorter = self._shorter is not None and (bool(self._controls_failed) or told)
+        self._control = self._shorter if self._shorter and self._is_shorter else longest
+        self._control_sent_at_s = now_s
         return as_long_as(self._control)
 
     def control_failed(self, error: EmbeddingError, address: str) -> EmbeddingError | None:
@@ -137,7 +155,8 @@ class Blame:
         # Addresses that go away together are one outage.
         is_away = isinstance(error, ServiceUnavailable) and not isinstance(error, RequestTimedOut)
         where = address if is_away else "anywhere"
-        self._controls_failed[where] += CONTROLS_TO_GIVE_UP if refused else 1
+        is_last_word = refused and (self._is_shorter or self._shorter is None)
+        self._controls_failed[where] += CONTROLS_TO_GIVE_UP if is_last_word else 1
         unproven = [each for each in self._suspects if not self._is_proven(each)]
         if not (unproven and self.has_given_up):
             return None
@@ -163,7 +182,7 @@ class Blame:
         is_proven = suspect.is_told and self.proofs > 0
         self._suspects.append(replace(suspect, is_proven=is_proven))
         if not suspect.is_told:
-            self._blamed.add(suspect.text.text_hash)
+            self._blamed[suspect.text.text_hash] = suspect.text
 
     def judge(self, *, is_last: bool) -> list[Batch]:
         """Reject the suspects for whom there was proof enough since they failed.
@@ -183,7 +202,7 @@ class Blame:
             if self.proofs < wanted or not self._is_proven(suspect):
                 self._suspects.append(suspect)
             elif suspect.reason == "model_failed" and suspect.alone < needed:
-                self._blamed.discard(name)
+                del self._blamed[name]
                 again.append(Batch((suspect.text,), failures=attempts, alone=suspect.alone))
             else:
                 self.rejections.append(Rejection(name, suspect.reason, attempts))
@@ -196,16 +215,26 @@ class Blame:
     def _is_proven(self, suspect: Suspect) -> bool:
         return suspect.is_proven and (suspect.is_told or not self._is_crowded)
 
-    def _proven_by(self, embedded: Text) -> None:
-        """Take note of an answer to a real text."""
+    def _is_beyond(self, text: Text) -> bool:
+        """Return whether no text as long was embedded in this run."""
+        return self._longest is None or text.tokens > self._longest.tokens
+
+    def _proven_by(self, embedded: Text, sent_at_s: float, *, vouches: bool = False) -> None:
+        """Take note of an answer to a real text; it ``vouches`` for longer ones, too, if nothing
+        as long was ever embedded."""
         self.answers += 1
         self.proofs += 1
         self._controls_failed.clear()
+        self._longest = max(self._longest or embedded, embedded, key=_tokens)
+
+        def shows(suspect: Suspect) -> bool:
+            is_as_long = suspect.text.tokens <= embedded.tokens or (
+                vouches and self._is_beyond(suspect.text)
+            )
+            return suspect.is_told or (is_as_long and suspect.failed_at_s <= sent_at_s)
+
         self._suspects = [
-            replace(each, is_proven=True)
-            if each.is_told or each.text.tokens <= embedded.tokens
-            else each
-            for each in self._suspects
+            replace(each, is_proven=each.is_proven or shows(each)) for each in self._suspects
         ]
 
     def _note_without_charge(self) -> None:

@@ -173,7 +173,7 @@ class Dispatch:
         replica = replica.answered(request.batch.tokens, request.in_flight, seconds)
         room = replica.room.answered(request.batch.characters, len(request.batch.texts))
         self._replicas.set(replace(replica, room=room))
-        self._blame.answered(request.batch)
+        self._blame.answered(request.batch, request.sent_at_s)
         self._silence, self._fruitless = self._silence.broken(), self._fruitless.broken()
         self._follow(recovery.after_success(request.batch))
         if self.adaptive:
@@ -355,7 +355,7 @@ class Dispatch:
 
     def _control(self, now_s: float) -> Probe | None:
         failed = [text for batch in self._unsent.again for text in batch.texts]
-        return self._controls.sent(self._replicas, now_s, self._blame.control(failed))
+        return self._controls.sent(self._replicas, now_s, self._blame.control(now_s, failed))
 
     def _sign_of_life(self, now_s: float) -> Probe | None:
         """Return a probe where nothing goes on, and everything that is left waits for an answer."""

@@ -101,6 +101,7 @@ class Suspect:
     Attributes:
         alone: Failures that were its own.
         since: How many answers to real texts the run had seen when it failed last.
+        failed_at_s: When that was, on the run's clock.
         is_proven: Whether what was embedded since shows that it is the text.
     """
 
@@ -109,6 +110,7 @@ class Suspect:
     attempts: int
     alone: int = 0
     since: int = 0
+    failed_at_s: float = 0.0
     is_proven: bool = False
 
     @property
@@ -215,7 +217,9 @@ def after_loss(
         if lost.own_losses < LOSSES_TO_CONVICT or not (is_alone and has_been_everywhere):
             return Recovery((lost,))
         reason = "timed_out" if timed_out else "connection_lost"
-        suspect = Suspect(batch.texts[0], reason, lost.losses, since=seen.proofs)
+        suspect = Suspect(
+            batch.texts[0], reason, lost.losses, since=seen.proofs, failed_at_s=seen.at_s
+        )
         return Recovery(_fresh(_deferred(batch)), suspect)
     # Fewer texts take less time: no proof is needed to try.
     if timed_out:
@@ -267,8 +271,11 @@ def after_rejection(batch: Batch, index: int, reason: str) -> Recovery:
     """
     suspect = Suspect(batch.texts[index], reason, attempts=1)
     left = batch.texts[:index] + batch.texts[index + 1 :]
-    batches = (replace(batch, texts=left),) if left else after_success(batch).batches
-    return Recovery(batches, suspect)
+    if left:
+        return Recovery((replace(batch, texts=left),), suspect)
+    # It may be what its group failed for: nothing is held against who is left of two.
+    batches = (replace(each, alone=0) for each in after_success(batch).batches)
+    return Recovery(tuple(batches), suspect)
 
 
 def _alone(batch: Batch, seen: Seen) -> Recovery:
@@ -278,7 +285,9 @@ def _alone(batch: Batch, seen: Seen) -> Recovery:
             batch, hunt=None, not_before_s=seen.at_s + RESEND_AFTER_S, proof=seen.answers + 1
         )
         return Recovery((*waiting, again))
-    suspect = Suspect(batch.texts[0], "model_failed", batch.failures, batch.alone, seen.proofs)
+    suspect = Suspect(
+        batch.texts[0], "model_failed", batch.failures, batch.alone, seen.proofs, seen.at_s
+    )
     return Recovery(waiting, suspect)
 
 

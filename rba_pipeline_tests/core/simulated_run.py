@@ -18,7 +18,7 @@ ANSWER_S = 0.1
 TIMEOUT_S = 30.0
 
 # What a control is called: a text that is none of the run's.
-CONTROL = "control"
+CONTROL, LONG_CONTROL = "control", "long control"
 # What comes of texts sent to an address at a time: None for an answer; a probe for the canary sends
 # no texts.
 Service = Callable[[str, Sequence[str], float], EmbeddingError | None]
@@ -71,8 +71,11 @@ def run(
     timeout_s: float = TIMEOUT_S,
     adaptive: bool = False,
     seconds_per_text: float = 0.0,
+    long_characters: int = 1 << 30,
 ) -> Run:
     """Let all texts go through ``service``; vectors are kept at once.
+
+    It sees ``LONG_CONTROL`` for a control of ``long_characters`` or more.
 
     What times out takes ``timeout_s``. An address computes one request after the other if
     ``seconds_per_text`` says how long, and leaves one whose caller has left.
@@ -106,7 +109,7 @@ def run(
             names: tuple[str, ...] = ()
             if isinstance(task, Probe) and task.is_control:
                 found.controls += 1
-                names = (CONTROL,)
+                names = (CONTROL if len(task.text) < long_characters else LONG_CONTROL,)
             elif isinstance(task, Request):
                 names = tuple(text.text_hash for text in task.batch.texts)
                 found.requests.append((task.address, names))

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -22,7 +22,14 @@ from rba_pipeline.core.errors import (
 )
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.recovery import Batch, Suspect
-from rba_pipeline_tests.core.simulated_run import CONTROL, TIMEOUT_S, Service, run, texts
+from rba_pipeline_tests.core.simulated_run import (
+    CONTROL,
+    LONG_CONTROL,
+    TIMEOUT_S,
+    Service,
+    run,
+    texts,
+)
 
 ERRORS = {
     "500": ModelFailed("500"),
@@ -242,12 +249,12 @@ def of_tokens(tokens: int) -> Text:
 
 def test_a_text_is_put_aside_after_another_as_long_was_embedded_since_it_failed() -> None:
     blame = Blame()
-    blame.answered(Batch((of_tokens(1000),)))
+    blame.answered(Batch((of_tokens(1000),)), 0.0)
     for tokens in (10, 100):
         blame.suspect(Suspect(of_tokens(tokens), "model_failed", 3, alone=2, since=1))
     found = []
     for answer in (of_tokens(9), of_tokens(10), of_tokens(99), of_tokens(100)):
-        blame.answered(Batch((answer,)))
+        blame.answered(Batch((answer,)), 0.0)
         blame.judge(is_last=True)
         found.append([each.text_hash for each in blame.rejections])
 
@@ -256,10 +263,10 @@ def test_a_text_is_put_aside_after_another_as_long_was_embedded_since_it_failed(
 
 def test_a_control_is_as_long_as_the_longest_suspect_and_proves_nothing_of_longer_ones() -> None:
     blame = Blame()
-    blame.answered(Batch((of_tokens(50),)))
+    blame.answered(Batch((of_tokens(50),)), 0.0)
     for tokens in (10, 100):
         blame.suspect(Suspect(of_tokens(tokens), "model_failed", 3, alone=2, since=1))
-    control = blame.control()
+    control = blame.control(0.0)
     blame.suspect(Suspect(of_tokens(1000), "model_failed", 3, alone=2, since=1))
     blame.probed(is_control=True)
     blame.judge(is_last=True)
@@ -274,7 +281,7 @@ def test_eight_texts_take_one_more_control_whatever_else_was_embedded() -> None:
         doubtful_before = blame.is_doubtful
         text = Text(str(number), "a " * 100, 100)
         blame.suspect(Suspect(text, "model_failed", 3, alone=2))
-        blame.answered(Batch((of_tokens(1000),) * 100))
+        blame.answered(Batch((of_tokens(1000),) * 100), 0.0)
 
     assert not doubtful_before
     assert blame.is_doubtful
@@ -315,6 +322,45 @@ def test_a_service_that_goes_wrong_for_long_texts_has_none_of_them_blamed(
     found = run(
         lambda address, names, at_s: ERRORS[kind] if at_s > since_s and long & set(names) else None,
         wanted, bounds=Bounds(8, 4), outage_s=6000,
+    )  # fmt: skip
+
+    assert isinstance(found.dispatch.failure, ModelFailed)
+    assert "it is not the texts" in str(found.dispatch.failure)
+    assert found.rejected == {}
+
+
+def fails_at_length(kind: str, characters: int) -> Callable[[list[Text]], Service]:
+    """Return how to make a service that fails at texts, and controls, of so many characters."""
+
+    def of(wanted: list[Text]) -> Service:
+        long = {each.text_hash for each in wanted if len(each.text) >= characters}
+        return lambda _, names, __: ERRORS[kind] if (long | {LONG_CONTROL}) & set(names) else None
+
+    return of
+
+
+@pytest.mark.parametrize("bounds", [Bounds(8, 1), Bounds(8, 2), Bounds(32, 8)], ids=str)
+@pytest.mark.parametrize("good", [0, 1, 100])
+@pytest.mark.parametrize("kind", ["500", "lost", "timed-out", "413"])
+def test_a_text_that_fails_for_its_length_is_put_aside_and_its_neighbours_are_embedded(
+    kind: str, good: int, bounds: Bounds
+) -> None:
+    wanted = [Text("long", "a" * 4000, 1000), *texts(good)]
+    found = run(
+        fails_at_length(kind, 3000)(wanted), wanted, bounds=bounds, outage_s=6000,
+        embedded_before=0 if good else 100, long_characters=3000,
+    )  # fmt: skip
+
+    assert found.dispatch.failure is None
+    assert sorted(found.embedded) == sorted(each.text_hash for each in wanted[1:])
+    assert found.rejected == {"long": REASONS[kind]}
+
+
+def test_texts_that_fail_for_their_length_are_not_blamed_where_they_are_many() -> None:
+    wanted = [*(Text(f"long{n}", "a" * 4000, 1000) for n in range(MOST_SUSPECTS + 1)), *texts(100)]
+    found = run(
+        fails_at_length("500", 3000)(wanted), wanted, bounds=Bounds(8, 2), outage_s=6000,
+        long_characters=3000,
     )  # fmt: skip
 
     assert isinstance(found.dispatch.failure, ModelFailed)

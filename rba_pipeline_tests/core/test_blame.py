@@ -261,6 +261,18 @@ def test_a_text_is_put_aside_after_another_as_long_was_embedded_since_it_failed(
     assert found == [[], ["10"], ["10"], ["10", "100"]]
 
 
+def test_an_answer_to_what_was_sent_before_a_text_failed_proves_nothing() -> None:
+    blame = Blame()
+    blame.suspect(Suspect(of_tokens(10), "model_failed", 3, alone=2, failed_at_s=5.0))
+    found = []
+    for sent_at_s in (4.9, 5.0):
+        blame.answered(Batch((of_tokens(1000),)), sent_at_s)
+        blame.judge(is_last=True)
+        found.append(len(blame.rejections))
+
+    assert found == [0, 1]
+
+
 def test_a_control_is_as_long_as_the_longest_suspect_and_proves_nothing_of_longer_ones() -> None:
     blame = Blame()
     blame.answered(Batch((of_tokens(50),)), 0.0)

@@ -132,10 +132,18 @@ DEFENCES = (
         "no text is blamed before another as long is embedded",
         "C11",
         "rba_pipeline/core/blame.py",
-        "            if each.is_told or each.text.tokens <= embedded.tokens\n",
-        "            if True\n",
+        "            is_as_long = suspect.text.tokens <= embedded.tokens or (\n",
+        "            is_as_long = True or (\n",
         f"{CORE}/test_blame.py::"
         "test_a_text_is_put_aside_after_another_as_long_was_embedded_since_it_failed",
+    ),
+    Defence(
+        "what was sent before a text failed proves nothing",
+        "C11",
+        "rba_pipeline/core/blame.py",
+        "suspect.is_told or (is_as_long and suspect.failed_at_s <= sent_at_s)\n",
+        "suspect.is_told or is_as_long\n",
+        f"{CORE}/test_blame.py::test_an_answer_to_what_was_sent_before_a_text_failed_proves_nothing",
     ),
     Defence(
         "what a text's neighbours did is not held against it",

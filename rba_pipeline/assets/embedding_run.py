@@ -18,7 +18,7 @@ from rba_pipeline.assets.timings import (
     work_of,
 )
 from rba_pipeline.core.embeddings import Outcome, outcome_of
-from rba_pipeline.core.errors import DatabaseError
+from rba_pipeline.core.errors import DatabaseBusy, DatabaseError
 from rba_pipeline.core.insistence import Insistence
 from rba_pipeline.core.promises import SENTINEL, Verdict, require
 from rba_pipeline.core.stages import Stage
@@ -176,6 +176,9 @@ class EmbeddingRun:
         try:
             with self.vector_store.in_haste() as hasty:
                 hasty.holding_outcomes(write, timeout_s=HASTE_S)
+        except DatabaseBusy:
+            # Somebody may be giving a second chance at this moment: that is worth more.
+            raise
         except DatabaseError:
             # The run may have been told to stop, and the database may be why it fails: without it
             # nobody gives a second chance meanwhile.

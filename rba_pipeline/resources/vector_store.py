@@ -101,7 +101,9 @@ class VectorStore(CheckedResource):
 
     @contextmanager
     def in_haste(self) -> Iterator["VectorStore"]:
-        """Hold a connection of its own for the block, and try nothing for longer than 5 s."""
+        """Hold a connection of its own for the block, and try nothing again for longer than 5 s:
+        it takes some 20 s to give up a host that is silent.
+        """
         with type(self)(**{**self.model_dump(), "retry_for_s": HASTE_S}).open() as hasty:
             yield hasty
 

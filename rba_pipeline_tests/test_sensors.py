@@ -170,7 +170,13 @@ def test_a_crash_after_a_look_loses_nothing_and_doubles_nothing(published: Watch
     assert first.run_key not in {request.run_key for request in lost.run_requests or ()}
 
 
-@pytest.mark.parametrize("cursor", ["2012-01-01", '{"version": 0, "asked": {"2012-01-01": "x"}}'])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "2012-01-01",
+        pytest.param('{"version": 0, "asked": {"2012-01-01": "x"}}', marks=pytest.mark.long),
+    ],
+)
 def test_with_a_broken_cursor_only_what_differs_is_asked_for(
     published: Watched, cursor: str
 ) -> None:

@@ -48,7 +48,9 @@ def answers(pace: Pace, rate: float, count: int, at_s: float = 0.0) -> tuple[Pac
     return pace, at_s
 
 
-@pytest.mark.parametrize("upper", [UPPER, Bounds(32, 64)], ids=str)
+@pytest.mark.parametrize(
+    "upper", [UPPER, pytest.param(Bounds(32, 64), marks=pytest.mark.long)], ids=str
+)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     "factors", [(1, 4, 1, 0.25), (1, 0.25, 1, 4), (4, 1, 0.25, 1)], ids=lambda factors: str(factors)

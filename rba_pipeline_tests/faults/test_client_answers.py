@@ -233,6 +233,7 @@ def with_noise(oracle: OracleService, cosine: float) -> Reply:
     return Reply(200, json.dumps(answer).encode())
 
 
+@LONG
 @pytest.mark.case("C25")
 def test_the_same_space_with_other_numbers_stops_the_next_run(
     project: Installation, oracle: OracleService

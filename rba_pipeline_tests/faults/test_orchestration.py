@@ -118,6 +118,7 @@ def test_a_killed_step_is_tried_again_and_goes_on_where_it_was(
     check_invariants(project, oracle, results, resent=2 * BATCH * PARALLEL)
 
 
+@pytest.mark.long
 @pytest.mark.case("O9")
 def test_a_run_in_one_process_ends_on_sigterm_and_is_not_tried_again(
     project: Installation, oracle: OracleService

@@ -71,7 +71,7 @@ class Loses:
     [
         pytest.param(Fate.CUT, 1, id="amid-the-work"),
         pytest.param(Fate.ANSWER_CUT, 2, id="after-the-work-twice", marks=LONG),
-        pytest.param(Fate.CUT, 1000, id="always"),
+        pytest.param(Fate.CUT, 1000, id="always", marks=LONG),
     ],
 )
 def test_a_run_that_loses_the_lock_for_what_it_writes_charges_a_text_once(
@@ -142,7 +142,7 @@ def test_a_second_chance_that_is_given_while_a_run_fails_is_not_lost(
     "gate",
     [
         pytest.param(("open", "/rejected/", "1"), id="before-they-are-written", marks=LONG),
-        pytest.param(("os.rename", "/rejected/", "1"), id="before-they-are-there"),
+        pytest.param(("os.rename", "/rejected/", "1"), id="before-they-are-there", marks=LONG),
     ],
 )
 def test_a_run_that_is_killed_as_it_keeps_the_texts_at_fault_is_run_again_and_all_is_well(

@@ -22,6 +22,7 @@ from embedding_service.errors import ModelRefused, SettingRefused
 from embedding_service.settings import Settings, read_settings
 
 pytestmark = pytest.mark.model
+LONG = pytest.mark.long
 
 TEXTS = [
     "The Board decided to leave the cash rate unchanged.",
@@ -120,7 +121,9 @@ def cosines(one: Any, other: Any) -> Any:
 
 
 @pytest.mark.parametrize(("runtime", "model"), EXACT)
-@pytest.mark.parametrize("input_type", ["document", "query", "raw"])
+@pytest.mark.parametrize(
+    "input_type", ["document", *(pytest.param(name, marks=LONG) for name in ("query", "raw"))]
+)
 def test_fp32_gives_the_vectors_of_sentence_transformers(
     models: Models, runtime: str, model: str, input_type: Any
 ) -> None:
@@ -366,7 +369,14 @@ def test_a_file_that_is_no_model_is_refused(
         models.load(str(torn), "torch")
 
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "mpnet", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "bert",
+        "distilbert",
+        *(pytest.param(name, marks=LONG) for name in ("mpnet", "roberta", "xlm-roberta")),
+    ],
+)
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_every_type_that_is_let_in_has_the_librarys_vectors_whatever_the_batch(
     models: Models, tiny: TinyModels, model_type: str, runtime: str
@@ -382,7 +392,10 @@ def test_every_type_that_is_let_in_has_the_librarys_vectors_whatever_the_batch(
     assert np.abs(found - theirs).max() <= 1e-5
 
 
-@pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken", "weightedmean"])
+@pytest.mark.parametrize(
+    "pooling",
+    ["cls", "lasttoken", *(pytest.param(name, marks=LONG) for name in ("max", "weightedmean"))],
+)
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_every_pooling_has_the_librarys_vectors(
     models: Models, tiny: TinyModels, pooling: str, runtime: str

@@ -135,6 +135,7 @@ def least_memory(env: dict[str, str]) -> int:
 
 @pytest.mark.case("S4")
 @pytest.mark.model
+@pytest.mark.long
 def test_a_flood_of_the_longest_texts_is_refused_while_a_query_is_answered(
     long_texts: tuple[ServiceProcess, int],
 ) -> None:

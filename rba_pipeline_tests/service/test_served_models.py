@@ -206,6 +206,7 @@ def test_the_libraries_below_write_no_line_of_their_own_form(nomic: ServiceProce
 
 
 @pytest.mark.case("S17")
+@pytest.mark.long
 def test_live_answers_before_the_model_is_loaded_and_ready_only_after() -> None:
     port = _free_port()
     # torch takes seconds to import: nobody is too late to see the time before it is ready.

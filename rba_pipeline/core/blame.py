@@ -100,8 +100,7 @@ class Blame:
     def answered(self, batch: Batch, sent_at_s: float) -> None:
         """Take note of texts that were embedded: what failed before, failed by chance."""
         self._embedded += len(batch.texts)
-        if recovery.is_innocent(batch):
-            self._by_chance += batch.failures
+        self._by_chance += recovery.by_chance(batch)
         self._proven_by(max(batch.texts, key=_tokens), sent_at_s)
 
     def probed(self, *, is_control: bool) -> ModelFailed | None:
@@ -184,28 +183,35 @@ class Blame:
         if not suspect.is_told:
             self._blamed[suspect.text.text_hash] = suspect.text
 
-    def judge(self, *, is_last: bool) -> list[Batch]:
+    def judge(self, addresses: Collection[str], *, is_last: bool) -> list[Batch]:
         """Reject the suspects for whom there was proof enough since they failed.
 
         Args:
+            addresses: Those that take part now.
             is_last: Whether there is no other work whose answers could be waited for.
 
         Returns:
-            What is to be sent once more: others failed by chance meanwhile, so it may have, too.
+            What is to be sent once more: others failed by chance meanwhile, so it may have, too; or
+            an address takes part by now that has not failed at it.
         """
         again = list[Batch]()
         needed = recovery.failures_to_convict(self.chance)
         suspects, self._suspects = self._suspects, []
         for suspect in suspects:
-            name, attempts = suspect.text.text_hash, suspect.attempts
+            name = suspect.text.text_hash
+            is_elsewhere = (
+                not suspect.is_told
+                and suspect.alone < recovery.MOST_FAILURES
+                and bool(set(addresses) - suspect.failed_at)
+            )
             wanted = 0 if is_last or suspect.is_told else suspect.since + ANSWERS_TO_JUDGE
             if self.proofs < wanted or not self._is_proven(suspect):
                 self._suspects.append(suspect)
-            elif suspect.reason == "model_failed" and suspect.alone < needed:
+            elif is_elsewhere or (not suspect.is_told and suspect.alone < needed):
                 del self._blamed[name]
-                again.append(Batch((suspect.text,), failures=attempts, alone=suspect.alone))
+                again.append(suspect.again())
             else:
-                self.rejections.append(Rejection(name, suspect.reason, attempts))
+                self.rejections.append(Rejection(name, suspect.reason, suspect.attempts))
         return again
 
     @property

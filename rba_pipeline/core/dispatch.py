@@ -399,4 +399,5 @@ class Dispatch:
         if self.failure is not None:
             return
         is_last = is_last or not (self._sent_at_s or self._unsent)
-        self._unsent.add(self._blame.judge(is_last=is_last))
+        taking_part = self._replicas.taking_part()
+        self._unsent.add(self._blame.judge(taking_part, is_last=is_last))

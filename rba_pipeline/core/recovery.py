@@ -102,6 +102,7 @@ class Suspect:
         alone: Failures that were its own.
         since: How many answers to real texts the run had seen when it failed last.
         failed_at_s: When that was, on the run's clock.
+        failed_at: Addresses where it failed.
         is_proven: Whether what was embedded since shows that it is the text.
     """
 
@@ -111,12 +112,21 @@ class Suspect:
     alone: int = 0
     since: int = 0
     failed_at_s: float = 0.0
+    failed_at: frozenset[str] = frozenset()
     is_proven: bool = False
 
     @property
     def is_told(self) -> bool:
         """Return whether the service itself named the text and what is wrong with it."""
         return self.reason not in PASSING_REASONS
+
+    def again(self) -> Batch:
+        """Return the request that tries it once more."""
+        if self.reason == "model_failed":
+            return Batch((self.text,), self.attempts, self.alone, failed_at=self.failed_at)
+        return Batch(
+            (self.text,), losses=self.attempts, own_losses=self.alone, failed_at=self.failed_at
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +173,13 @@ def failures_to_convict(chance: float) -> int:
     return min(max(needed, FAILURES_TO_CONVICT), MOST_FAILURES)
 
 
-def is_innocent(answered: Batch) -> bool:
-    """Return whether the failures of an answered batch were none of its texts' doing."""
-    return answered.hunt is None or not answered.hunt.sibling
+def by_chance(answered: Batch) -> int:
+    """Return how many failures of an answered batch were nobody's doing.
+
+    Those of a group that was narrowed down or halved may be the doing of who is left of it.
+    """
+    failures = answered.failures if answered.hunt is None or not answered.hunt.sibling else 0
+    return failures + (answered.own_losses if answered.losses < LOSSES_TO_SPLIT else 0)
 
 
 def after_success(batch: Batch) -> Recovery:
@@ -218,8 +232,9 @@ def after_loss(
             return Recovery((lost,))
         reason = "timed_out" if timed_out else "connection_lost"
         suspect = Suspect(
-            batch.texts[0], reason, lost.losses, since=seen.proofs, failed_at_s=seen.at_s
-        )
+            batch.texts[0], reason, lost.losses, lost.own_losses, seen.proofs, seen.at_s,
+            lost.failed_at,
+        )  # fmt: skip
         return Recovery(_fresh(_deferred(batch)), suspect)
     # Fewer texts take less time: no proof is needed to try.
     if timed_out:
@@ -286,8 +301,9 @@ def _alone(batch: Batch, seen: Seen) -> Recovery:
         )
         return Recovery((*waiting, again))
     suspect = Suspect(
-        batch.texts[0], "model_failed", batch.failures, batch.alone, seen.proofs, seen.at_s
-    )
+        batch.texts[0], "model_failed", batch.failures, batch.alone, seen.proofs, seen.at_s,
+        batch.failed_at,
+    )  # fmt: skip
     return Recovery(waiting, suspect)
 
 

@@ -255,7 +255,7 @@ def test_a_text_is_put_aside_after_another_as_long_was_embedded_since_it_failed(
     found = []
     for answer in (of_tokens(9), of_tokens(10), of_tokens(99), of_tokens(100)):
         blame.answered(Batch((answer,)), 0.0)
-        blame.judge(is_last=True)
+        blame.judge((), is_last=True)
         found.append([each.text_hash for each in blame.rejections])
 
     assert found == [[], ["10"], ["10"], ["10", "100"]]
@@ -267,7 +267,7 @@ def test_an_answer_to_what_was_sent_before_a_text_failed_proves_nothing() -> Non
     found = []
     for sent_at_s in (4.9, 5.0):
         blame.answered(Batch((of_tokens(1000),)), sent_at_s)
-        blame.judge(is_last=True)
+        blame.judge((), is_last=True)
         found.append(len(blame.rejections))
 
     assert found == [0, 1]
@@ -281,7 +281,7 @@ def test_a_control_is_as_long_as_the_longest_suspect_and_proves_nothing_of_longe
     control = blame.control(0.0)
     blame.suspect(Suspect(of_tokens(1000), "model_failed", 3, alone=2, since=1))
     blame.probed(is_control=True)
-    blame.judge(is_last=True)
+    blame.judge((), is_last=True)
 
     assert control == as_long_as(of_tokens(100))
     assert [each.text_hash for each in blame.rejections] == ["10", "100"]
@@ -297,10 +297,10 @@ def test_eight_texts_take_one_more_control_whatever_else_was_embedded() -> None:
 
     assert not doubtful_before
     assert blame.is_doubtful
-    assert blame.judge(is_last=True) == blame.rejections == []
+    assert blame.judge((), is_last=True) == blame.rejections == []
     blame.probed(is_control=True)
     assert not blame.is_doubtful
-    blame.judge(is_last=True)
+    blame.judge((), is_last=True)
     assert len(blame.rejections) == MOST_SUSPECTS + 1
 
 
@@ -411,3 +411,34 @@ def test_a_control_that_cannot_be_had_holds_a_run_up_no_longer_than_an_outage(
     assert isinstance(found.dispatch.failure, ServiceOverloaded)
     assert found.rejected == {}
     assert found.ended_s <= 60 + 30
+
+
+@pytest.mark.parametrize("seconds_away", [5.0, 10.0, 20.0])
+def test_what_fails_at_one_address_is_sent_to_one_that_comes_back_before_it_is_blamed(
+    seconds_away: float,
+) -> None:
+    long = {text.text_hash for text in texts(20)}
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if address == "b":
+            return ERRORS["lost"] if at_s < seconds_away else None
+        return FAILS if long & set(names) or CONTROL in names else None
+
+    wanted = [replace(text, tokens=500) if text.text_hash in long else text for text in texts(420)]
+    found = run(service, wanted, bounds=Bounds(8, 4), addresses=("a", "b"), outage_s=300)
+
+    assert found.dispatch.failure is None
+    assert found.rejected == {}
+    assert len(found.embedded) == len(set(found.embedded)) == 420
+
+
+def test_a_text_that_is_lost_as_others_were_by_chance_is_sent_again() -> None:
+    (text, good), blame = texts(2), Blame()
+    blame.suspect(Suspect(text, "connection_lost", 4, alone=4))
+    blame.answered(Batch((good,), losses=2, own_losses=2), 0.0)
+
+    again = blame.judge((), is_last=True)
+
+    assert blame.chance == 3 / 4
+    assert again == [Batch((text,), losses=4, own_losses=4)]
+    assert blame.rejections == []

@@ -1,5 +1,6 @@
 """Texts that the service fails at, or seems to: C cases, as runs of a partition."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -42,19 +43,15 @@ def test_one_poisoned_text_of_32_is_found_in_ten_calls_and_its_neighbours_are_st
     project: Installation, oracle: OracleService
 ) -> None:
     project.environment["EMBEDDING_BATCH_SIZE"] = "32"
-    clean = run(project)
-    needed = len(oracle.sent)
-    project.environment["RBA_CORPUS"] = "again"
-    oracle.sent.clear()
     oracle.script = fails_at("A-7-3")
     results = run(project)
 
-    assert failures(clean) == failures(results) == []
-    assert len(oracle.sent) + oracle.canaries - 2 - needed <= 10
+    needed = math.ceil(figure(results, "texts") / 32)
+    assert failures(results) == []
+    assert len(oracle.sent) + oracle.canaries - 1 - needed <= 10
     assert figure(results, "quarantined_by_reason") == {"model_failed": 1}
-    assert len([row for row in project.rows().values() if row[0] == "again"]) == (
-        figure(results, "texts") - 1
-    )
+    assert len(project.rows()) == figure(results, "texts") - 1
+    check_invariants(project, oracle, results, resent=3 * 32, quarantined=1)
 
 
 @pytest.mark.parametrize(

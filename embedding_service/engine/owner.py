@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from embedding_service.backend.base import Backend, Vectors, Work
+from embedding_service.engine.heap import Heap
 from embedding_service.engine.memory import Footprint, MemoryGuard
 from embedding_service.engine.passes import Passes
 from embedding_service.engine.policy import BatchLimits
@@ -66,7 +67,11 @@ class Owner:
         self._clock = clock
         self._watchdog = Watchdog(watchdog_s, self._hang)
         self.passes = Passes(
-            backend, watchdog=self._watchdog, memory=memory, retry_after_s=retry_after_s
+            backend,
+            watchdog=self._watchdog,
+            memory=memory,
+            heap=Heap(clock),
+            retry_after_s=retry_after_s,
         )
         self._thread = threading.Thread(target=self._own, name="model-owner", daemon=True)
         self._tested = threading.Event()

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from embedding_service.backend.base import Backend, TokenIds, Vectors
+from embedding_service.engine.heap import Heap
 from embedding_service.engine.memory import Footprint, MemoryGuard
 from embedding_service.engine.watchdog import Watchdog
 from embedding_service.errors import MemoryFull, SettingRefused, TooLarge
@@ -23,6 +24,7 @@ class Passes:
         *,
         watchdog: Watchdog,
         memory: MemoryGuard | None,
+        heap: Heap,
         retry_after_s: Callable[[], int],
     ) -> None:
         """``memory`` None means that nothing bounds the memory of a pass.
@@ -33,6 +35,7 @@ class Passes:
         self._backend = backend
         self._watchdog = watchdog
         self._memory = memory
+        self._heap = heap
         self._retry_after_s = retry_after_s
         self._longest_run = 1
 
@@ -133,12 +136,18 @@ class Passes:
         longest = max(lengths)
         with self._watchdog.watching():
             if self._memory is None:
-                vectors = self._backend.encode(texts)
+                vectors = self._computed(texts)
             else:
                 with self._memory.measured(len(texts), longest, tokens=sum(lengths)):
-                    vectors = self._backend.encode(texts)
+                    vectors = self._computed(texts)
         self._longest_run = max(self._longest_run, longest)
         return self._checked(vectors, len(texts))
+
+    def _computed(self, texts: Sequence[TokenIds]) -> Vectors:
+        vectors = self._backend.encode(texts)
+        # Before memory is looked at: what is given back is not taken for the callers'.
+        self._heap.tidy()
+        return vectors
 
     def _checked(self, vectors: Vectors, n_texts: int) -> Vectors:
         expected = (n_texts, self._backend.space.dimensions)

@@ -95,7 +95,7 @@ class MemoryGuard:
         self.limit_bytes = limit_bytes
         self.reserved_bytes = reserved_bytes
         self._measure = measure
-        self._idle = self._left = self._others = 0
+        self._idle = self._left = self._least = self._others = 0
         self._passing = False
         self._seen: tuple[Seen, ...] = ()
         self._always: tuple[Seen, ...] = ()
@@ -132,6 +132,7 @@ class MemoryGuard:
         """Let in what was seen so far, and whatever is smaller, from now on and always."""
         with self._lock:
             self._always = self._seen
+            self._least = self._measure()[0]
 
     @contextmanager
     def measured(self, texts: int, longest: int, *, tokens: int) -> Iterator[None]:
@@ -151,15 +152,24 @@ class MemoryGuard:
             with self._lock:
                 resident, peak = self._measure()
                 # What a pass leaves behind is none of the others', even if it failed.
-                self._passing, self._left = False, resident
+                self._passing = False
+                self._note(resident)
                 if learned:
                     self._learn(tokens, texts * longest, texts * longest**2, before, peak)
 
     def _look_around(self, resident: int) -> None:
-        """Growth since the last pass is that of others; it is theirs only until it shrinks."""
+        """Growth since the last pass is that of others; it is theirs only until it shrinks.
+
+        What they let go may also be given back to the system during a pass, unseen: but they have
+        no more than there is beyond the least that the process ever took.
+        """
+        grown = resident - self._left
+        self._note(resident)
         if self._seen:
-            self._others = max(0, self._others + resident - self._left)
-        self._left = resident
+            self._others = max(0, min(self._others + grown, resident - self._least))
+
+    def _note(self, resident: int) -> None:
+        self._left, self._least = resident, min(self._least, resident)
 
     def _learn(
         self, tokens: int, padded: int, pairs: int, before: tuple[int, int], peak: int

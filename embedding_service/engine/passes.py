@@ -111,7 +111,7 @@ class Passes:
 
         def vectors() -> Vectors:
             with self._watchdog.watching():
-                found = ended()
+                found = self._tidied(ended)
             return self._checked(found, len(texts))
 
         return vectors
@@ -135,17 +135,18 @@ class Passes:
         lengths = [len(text) for text in texts]
         longest = max(lengths)
         with self._watchdog.watching():
+            encode = partial(self._backend.encode, texts)
             if self._memory is None:
-                vectors = self._computed(texts)
+                vectors = self._tidied(encode)
             else:
                 with self._memory.measured(len(texts), longest, tokens=sum(lengths)):
-                    vectors = self._computed(texts)
+                    vectors = self._tidied(encode)
         self._longest_run = max(self._longest_run, longest)
         return self._checked(vectors, len(texts))
 
-    def _computed(self, texts: Sequence[TokenIds]) -> Vectors:
-        vectors = self._backend.encode(texts)
-        # Before memory is looked at: what is given back is not taken for the callers'.
+    def _tidied(self, computed: Callable[[], Vectors]) -> Vectors:
+        vectors = computed()
+        # Before memory is looked at: what a pass left and gave back is not taken off the callers'.
         self._heap.tidy()
         return vectors
 

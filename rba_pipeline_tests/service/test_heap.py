@@ -3,8 +3,12 @@
 import ctypes
 
 import psutil
+import pytest
 
+from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.heap import EVERY_S, Heap, give_back
+from embedding_service.engine.passes import Passes
+from embedding_service.engine.watchdog import Watchdog
 
 _BLOCK, _BLOCKS = 32 * 1024, 4000
 
@@ -36,3 +40,22 @@ def test_it_is_given_back_once_in_a_while() -> None:
         heap.tidy()
 
     assert given_back == [EVERY_S, 2 * EVERY_S]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_pass_of_the_model_is_such_a_while(overlaps: bool) -> None:
+    now_s, given_back = [0.0], list[float]()
+    backend = FakeBackend(overlaps=overlaps)
+    passes = Passes(
+        backend,
+        watchdog=Watchdog(10, lambda _: None),
+        memory=None,
+        heap=Heap(lambda: now_s[0], lambda: given_back.append(now_s[0])),
+        retry_after_s=lambda: 1,
+    )
+    ids = backend.tokenise(["the cash rate"], "raw")
+
+    for now_s[0] in (0.0, EVERY_S):
+        passes.begin(ids)()
+
+    assert given_back == [EVERY_S]

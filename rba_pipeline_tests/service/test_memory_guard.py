@@ -118,6 +118,21 @@ def test_a_large_body_that_came_and_went_takes_nothing_from_passes() -> None:
     assert guard.footprint == before
 
 
+def test_what_others_let_go_and_a_pass_gave_back_is_not_counted_again() -> None:
+    process = Process(per_token=100_000)
+    guard = guarded(IDLE + 200 * MIB, process)
+    guard.end_warm_up()
+    before = guard.footprint
+
+    for _ in range(60):
+        process.take(50 * MIB)
+        assert guard.footprint.spare_bytes == before.spare_bytes - 50 * MIB
+        with guard.measured(1, 20, tokens=20):
+            process.resident -= 50 * MIB
+
+    assert guard.footprint == before
+
+
 def test_others_may_take_what_is_set_aside_for_them() -> None:
     process = Process(per_token=100_000)
     guard = guarded(IDLE + 200 * MIB, process, reserved=50 * MIB)

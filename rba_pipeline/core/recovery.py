@@ -313,6 +313,9 @@ def _narrowed(
     """Return the request that tries the left half of a group known to hold the text at fault."""
     middle = len(group.texts) // 2
     left, right = (group.texts[:middle], group.texts[middle:]) if middle else (group.texts, ())
+    if len(left) == 1:
+        # Alone it has failed nowhere: what its group failed at may take it.
+        failed_at = frozenset()
     return Batch(left, group.failures, failed_at=failed_at, hunt=Hunt(right, tuple(deferred)))
 
 

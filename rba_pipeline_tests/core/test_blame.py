@@ -432,6 +432,25 @@ def test_what_fails_at_one_address_is_sent_to_one_that_comes_back_before_it_is_b
     assert len(found.embedded) == len(set(found.embedded)) == 420
 
 
+@pytest.mark.parametrize("addresses", [("a", "b"), ("b", "a")], ids=str)
+@pytest.mark.parametrize("bounds", [Bounds(8, 1), Bounds(8, 4), Bounds(32, 8)], ids=str)
+def test_a_neighbour_of_a_bad_text_is_not_blamed_for_an_address_that_fails_inside(
+    addresses: tuple[str, ...], bounds: Bounds
+) -> None:
+    """Its group failed where all is well, and alone it fails where nothing is."""
+    for bad in map(str, range(0, 40, 3)):
+
+        def service(
+            address: str, names: Sequence[str], at_s: float, bad: str = bad
+        ) -> EmbeddingError | None:
+            return FAILS if bad in names or (names and address != "a") else None
+
+        found = run(service, texts(40), bounds=bounds, addresses=addresses, outage_s=300)
+
+        assert found.dispatch.failure is None
+        assert found.rejected == {bad: "model_failed"}
+
+
 def test_a_text_that_is_lost_as_others_were_by_chance_is_sent_again() -> None:
     (text, good), blame = texts(2), Blame()
     blame.suspect(Suspect(text, "connection_lost", 4, alone=4))

@@ -65,11 +65,17 @@ def pytest_xdist_auto_num_workers() -> int:
     return min((os.cpu_count() or 1) + 2, 4)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Prepare each model for OpenVINO once per test run, whichever process needs it first."""
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Have a folder that all workers of a test run share."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "prepared-models"
+    return base.parent if base.name.startswith("popen-") else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_models(shared_folder: Path) -> Iterator[Path]:
+    """Prepare each model for OpenVINO once per test run, whichever process needs it first."""
+    folder = shared_folder / "prepared-models"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("EMBEDDING_CACHE_DIR", str(folder))
         yield folder

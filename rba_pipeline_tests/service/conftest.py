@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from filelock import FileLock
 
 from rba_pipeline_tests.installation import ROOT
 from rba_pipeline_tests.service_process import ServiceProcess
@@ -41,14 +42,21 @@ def minilm() -> Iterator[ServiceProcess]:
 
 
 @pytest.fixture(scope="session")
-def nomic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model of nomic's shape, made by the script that makes the full one."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-nomic"
+def nomic_folder(shared_folder: Path) -> Path:
+    """A tiny model of nomic's shape, made by the script that makes the full one.
+
+    Once per test run, for all its workers. Two layers: a pass takes a few milliseconds.
+    """
+    folder = shared_folder / "tiny-nomic"
     size = ["--layers", "2", "--width", "128"]
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.nomic_shaped_model", "--out", str(folder), *size],
-        cwd=ROOT, check=True, timeout=100,
-    )  # fmt: skip
+    with FileLock(shared_folder / "tiny-nomic.lock", timeout=100):
+        if not folder.exists():
+            half = folder.with_suffix(".half")
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.nomic_shaped_model", "--out", half, *size],
+                cwd=ROOT, check=True, timeout=100,
+            )  # fmt: skip
+            half.rename(folder)
     return folder
 
 

@@ -12,21 +12,8 @@ from pathlib import Path
 import pytest
 
 from embedding_service.backend.openvino import capabilities
-from rba_pipeline_tests.installation import ROOT
 
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def smallest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers, one head: a pass takes a few milliseconds."""
-    folder = tmp_path_factory.mktemp("models") / "smallest-nomic"
-    size = ["--layers", "2", "--width", "64"]
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.nomic_shaped_model", "--out", str(folder), *size],
-        cwd=ROOT, check=True, timeout=100,
-    )  # fmt: skip
-    return folder
 
 
 @pytest.mark.parametrize("batches", [60, pytest.param(1000, marks=pytest.mark.long)])
@@ -40,11 +27,11 @@ def smallest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_vector_depends_on_nothing_but_its_text(
-    smallest_folder: Path, runtime: str, precision: str, batches: int
+    nomic_folder: Path, runtime: str, precision: str, batches: int
 ) -> None:
     """Max |delta| 1e-5 in fp32, cosine 0.9999 in bf16 and int8: the contract's own bounds."""
     settings = {
-        "MODEL": str(smallest_folder),
+        "MODEL": str(nomic_folder),
         "RUNTIME": runtime,
         "PRECISION": precision,
         # Some hundred tokens beyond what the model was trained for, which is a path of its own.

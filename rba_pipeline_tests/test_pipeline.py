@@ -502,8 +502,12 @@ class TestCommandLine:
         ("config", "expected"),
         [
             pytest.param({"batch_size": 0}, "batch_size=0: allowed is", id="zero"),
-            pytest.param({"parallel_batches": 65}, "from 1 to 64", id="too-many"),
-            pytest.param({"timeout_s": 10**9}, "from 1 to 3600", id="too-long"),
+            pytest.param(
+                {"parallel_batches": 65}, "from 1 to 64", id="too-many", marks=pytest.mark.long
+            ),
+            pytest.param(
+                {"timeout_s": 10**9}, "from 1 to 3600", id="too-long", marks=pytest.mark.long
+            ),
         ],
     )
     def test_a_value_out_of_range_is_refused_once_before_any_work(

@@ -5,15 +5,17 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import orjson
 
 from benchmarks.texts import Lengths, make_texts
+from embedding_service.backend.packing import pass_size
 
 _TIMEOUT_S = 120
 _JSON = {"Content-Type": "application/json"}
@@ -130,6 +132,37 @@ def _body(kind: str, load: MixedLoad, chance: random.Random) -> bytes:
     if kind == "query":
         body["input_type"] = "query"
     return orjson.dumps(body)
+
+
+def send_every_size(url: str, load: MixedLoad, limits: Mapping[str, int]) -> int:
+    """Have the server make one pass of each size that one request can fill; return how many.
+
+    It keeps the code that it makes for each. By chance a mixed load meets the largest sizes only
+    after tens of thousands of requests, and until then memory grows.
+
+    Args:
+        limits: As the server's ``/info`` names them.
+
+    Raises:
+        WrongAnswer: At the first answer that is not right.
+    """
+    longest = min(load.longest, 128)
+    most = min(limits["max_batch_tokens"], longest * limits["max_texts"])
+    sizes = np.unique(pass_size(np.arange(4, most + 1)))
+    line = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=_TIMEOUT_S)
+    try:
+        for size in sizes:
+            # Of equal length, so that all go into one pass.
+            lengths = [len(share) for share in np.array_split(np.arange(size), -(-size // longest))]
+            body = {"input": make_texts(lengths, load.words), "input_type": "raw"}
+            line.request("POST", "/embeddings", orjson.dumps(body), _JSON)
+            answer = line.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise WrongAnswer(f"{size} tokens were answered with {answer.status}")
+    finally:
+        line.close()
+    return len(sizes)
 
 
 def sampled(

@@ -17,19 +17,19 @@ import numpy as np
 import requests
 
 from benchmarks.command_line import add_out, positive
-from benchmarks.mixed_load import MixedLoad, WrongAnswer, sampled, send_mixed
+from benchmarks.mixed_load import MixedLoad, WrongAnswer, sampled, send_every_size, send_mixed
 from benchmarks.reports import Goal, exit_code, goals_table, mib, progress, table, write_json
 from benchmarks.server_processes import Command, ServerBroken, ServerProcess
 from benchmarks.texts import whole_words
 from embedding_service.backend.models import find_model
 
 _MIB = 2**20
-# Allocators settle for as long as new lengths come in new orders: some two minutes on two idle
-# cores. Counted in requests, because a busy machine takes longer to meet as many.
+# After a pass of each size, whose code took 60 MiB (MiniLM, bf16), allocators settle for as long as
+# new lengths come in new orders. Counted in requests: a busy machine takes longer to meet as many.
 WARM_UP_REQUESTS = 3300
 _WARM_UP_S = 1800
 # MiniLM in bf16 on two cores with other load: steps of 2 to 6 MiB until some 6,000 requests were
-# answered, for passes of new sizes and an arena of the allocator.
+# answered, for an arena of the allocator.
 TIMES = 4
 _BEARABLE_BY_MINUTE, _BEARABLE = 1 * _MIB, 5 * _MIB
 
@@ -126,9 +126,10 @@ def soak(
 ) -> tuple[Counter[str], Samples, int]:
     """Return requests by kind, memory samples, and the peak in bytes.
 
-    There are ``warm_up`` requests before the ``seconds`` in which samples are taken. If memory was
-    not flat then, these are taken anew, and so on up to ``times`` in all. Once it was flat,
-    ``then_s`` seconds follow, if any, whose samples are returned instead.
+    The server makes a pass of each size that it has, and then there are ``warm_up`` requests,
+    before the ``seconds`` in which samples are taken. If memory was not flat then, these are taken
+    anew, and so on up to ``times`` in all. Once it was flat, ``then_s`` seconds follow, if any,
+    whose samples are returned instead.
 
     Raises:
         WrongAnswer: The server did not answer as it should.
@@ -141,7 +142,10 @@ def soak(
             warm.set()
 
     with ServerProcess(command) as server, ThreadPoolExecutor(1) as pool:
-        load = MixedLoad(words, longest=_longest(server.url))
+        limits = _limits(server.url)
+        load = MixedLoad(words, longest=limits["max_tokens_per_text"])
+        sizes = send_every_size(server.url, load, limits)
+        progress(f"made a pass of each of {sizes} sizes …")
         sent = pool.submit(
             send_mixed, server.url, load, callers=callers, until=over, on_request=count
         )
@@ -159,9 +163,9 @@ def soak(
         return sent.result(), samples, server.peak_rss()
 
 
-def _longest(url: str) -> int:
-    limits = requests.get(f"{url}/info", timeout=10).json()["limits"]
-    return int(limits["max_tokens_per_text"])
+def _limits(url: str) -> dict[str, int]:
+    limits: dict[str, int] = requests.get(f"{url}/info", timeout=10).json()["limits"]
+    return limits
 
 
 def report(counts: Counter[str], found: Growth, peak_bytes: int) -> str:

@@ -3,11 +3,13 @@
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import requests
 
-from benchmarks.mixed_load import WrongAnswer
-from benchmarks.server_processes import Command
+from benchmarks.mixed_load import MixedLoad, WrongAnswer, send_every_size
+from benchmarks.server_processes import Command, ServerProcess
 from benchmarks.soak import growth, measured, soak
 
 MIB = 2**20
@@ -139,6 +141,23 @@ def test_a_mixed_load_of_some_seconds_is_answered_as_it_should_be() -> None:
     assert counts["bad"] > 0
     assert len(samples) >= 2
     assert peak >= max(size for _, size in samples) * 0.9
+
+
+def test_each_size_of_a_pass_is_met_once() -> None:
+    with ServerProcess(FAKE) as server:
+
+        def asked(path: str) -> dict[str, Any]:
+            found: dict[str, Any] = requests.get(f"{server.url}/{path}", timeout=10).json()
+            return found
+
+        limits, before = asked("info")["limits"], asked("health")["stats"]
+        load = MixedLoad(WORDS, longest=limits["max_tokens_per_text"])
+
+        sizes = send_every_size(server.url, load, limits)
+
+        after = asked("health")["stats"]
+    assert sizes > 50
+    assert after["batches"] - before["batches"] == after["requests"] - before["requests"] == sizes
 
 
 def test_a_wrong_answer_ends_the_load_and_names_the_kind() -> None:

@@ -186,7 +186,8 @@ DEFENCES = (
         "rba_pipeline/core/recovery.py",
         "    is_own = is_alone or (timed_out and others_answered)\n",
         "    is_own = True\n",
-        f"{CORE}/test_crashes.py::test_a_service_that_falls_over_now_and_then_has_no_text_blamed",
+        f"{CORE}/test_crashes.py::"
+        "test_a_text_that_takes_the_service_down_is_found_and_its_neighbours_are_embedded",
     ),
     Defence(
         "an address that fails is left out",

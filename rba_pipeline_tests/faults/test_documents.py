@@ -492,6 +492,8 @@ def test_all_bad_files_among_fifty_healthy_ones_have_a_reason_and_every_other_is
 
 @pytest.mark.postgres
 @pytest.mark.long
+# Its work takes more than a minute, and on a busy machine its database is dropped past the second.
+@pytest.mark.timeout(300)
 def test_t3_a_million_short_lines_among_neighbours_are_embedded_to_the_last(
     installation: Installation, oracle: OracleService
 ) -> None:

@@ -11,6 +11,7 @@ from rba_pipeline.core.errors import (
     ServiceUnavailable,
 )
 from rba_pipeline.core.presets import Bounds
+from rba_pipeline.core.recovery import Batch, Recovery, Seen, after_loss
 from rba_pipeline_tests.core.simulated_run import Run, Service, run, texts
 
 # As a run is launched by default.
@@ -62,6 +63,24 @@ def test_a_text_that_hangs_is_found_and_its_neighbours_are_embedded(
         # Once per halving, four times alone, and where nobody saw whose doing it was.
         tried = sum(str(bad) in names for _, names in found.requests)
         assert tried <= 5 + 4 + 2 + len(addresses) - 1
+
+
+@pytest.mark.parametrize(
+    ("losses", "reason"),
+    [("THTH", "timed_out"), ("TTTH", "timed_out"), ("HHHT", "connection_lost")],
+)
+def test_what_is_said_of_a_text_is_what_befell_it_most_often(losses: str, reason: str) -> None:
+    """T for a time-out, H for a hang-up: either may once be chance."""
+    seen = Seen("a", at_s=1.0, answers=1, proofs=1, addresses=frozenset({"a"}))
+    then = Recovery((Batch((texts(1)[0],)),))
+
+    for loss in losses:
+        (batch,) = then.batches
+        then = after_loss(batch, seen, timed_out=loss == "T", is_alone=True, others_answered=True)
+
+    assert then.suspect is not None
+    assert (then.suspect.reason, then.suspect.attempts) == (reason, 4)
+    assert then.suspect.again().time_outs == (4 if reason == "timed_out" else 0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

@@ -50,7 +50,7 @@ class Batch:
         losses: Requests that held all of them and got no whole answer.
         own_losses: Those of them that were not others' doing: nothing else was in flight there; or
             it answered others while this one timed out.
-        time_outs: Those of the losses that took too long.
+        time_outs: Those of its own losses that took too long.
         failed_at: Addresses where they failed: others are asked first, and before one is blamed.
         too_large_at: Where a text was refused as too large by itself, as often as it was.
         not_before_s: When they may be sent, on the run's clock.
@@ -130,7 +130,7 @@ class Suspect:
             (self.text,),
             losses=self.attempts,
             own_losses=self.alone,
-            time_outs=self.attempts if self.reason == "timed_out" else 0,
+            time_outs=self.alone if self.reason == "timed_out" else 0,
             failed_at=self.failed_at,
         )
 
@@ -230,7 +230,7 @@ def after_loss(
         batch,
         losses=batch.losses + 1,
         own_losses=batch.own_losses + is_own,
-        time_outs=batch.time_outs + timed_out,
+        time_outs=batch.time_outs + (timed_out and is_own),
         failed_at=batch.failed_at | {seen.address},
     )
     if len(batch.texts) == 1:
@@ -238,7 +238,7 @@ def after_loss(
         if lost.own_losses < LOSSES_TO_CONVICT or not (is_alone and has_been_everywhere):
             return Recovery((lost,))
         # Not what befell it last: one that hangs may lose its connection once by chance.
-        reason = "timed_out" if 2 * lost.time_outs >= lost.losses else "connection_lost"
+        reason = "timed_out" if 2 * lost.time_outs >= lost.own_losses else "connection_lost"
         suspect = Suspect(
             batch.texts[0], reason, lost.losses, lost.own_losses, seen.proofs, seen.at_s,
             lost.failed_at,

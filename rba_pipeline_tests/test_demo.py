@@ -1,5 +1,9 @@
-"""The demo as a new user runs it: its own database, the real service, the default model."""
+"""The demo as a new user runs it: its own database, the real service, the default model.
 
+Only its prepared model may be there already, of another test.
+"""
+
+import os
 import re
 import shutil
 import subprocess
@@ -38,7 +42,8 @@ def run(project: Path, *words: str) -> str:
     done = subprocess.run(
         [Path(sys.executable).with_name("rba-pipeline"), *words],
         cwd=project,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "RBA_PROJECT": str(project), "HOME": "/"},
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "RBA_PROJECT": str(project), "HOME": "/"}
+        | {"EMBEDDING_CACHE_DIR": os.environ["EMBEDDING_CACHE_DIR"]},
         capture_output=True,
         text=True,
         timeout=110,

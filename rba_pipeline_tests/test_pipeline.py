@@ -249,7 +249,7 @@ def test_a_moved_document_is_not_lost_before_its_new_partition_runs(
 @pytest.mark.parametrize(
     ("of_new_partition", "year"),
     [
-        pytest.param(ASSETS[:1], 2011, id="catalogued"),
+        pytest.param(ASSETS[:1], 2011, id="catalogued", marks=pytest.mark.long),
         pytest.param(ASSETS, 2012, id="published"),
     ],
 )

@@ -463,6 +463,7 @@ def assert_neighbours_are_in(stored: Collection[str]) -> None:
 
 
 @pytest.mark.postgres
+@pytest.mark.long
 def test_all_bad_files_among_fifty_healthy_ones_have_a_reason_and_every_other_is_stored(
     installation: Installation, oracle: OracleService, tmp_path: Path
 ) -> None:

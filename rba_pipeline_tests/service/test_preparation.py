@@ -162,6 +162,7 @@ def test_a_cache_that_cannot_be_made_is_named(nomic_folder: Path, tmp_path: Path
         prepared_model(order_of(nomic_folder), tmp_path / "file")
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_loaded_leaves_nothing(nomic_folder: Path, tmp_path: Path) -> None:
     model, cache = tmp_path / "model", tmp_path / "cache"
     shutil.copytree(nomic_folder, model)

@@ -137,8 +137,8 @@ def _body(kind: str, load: MixedLoad, chance: random.Random) -> bytes:
 def send_every_size(url: str, load: MixedLoad, limits: Mapping[str, int]) -> int:
     """Have the server make one pass of each size that one request can fill; return how many.
 
-    It keeps the code that it makes for each. By chance a mixed load meets the largest sizes only
-    after tens of thousands of requests, and until then memory grows.
+    It keeps what it makes for each, code and more. A mixed load meets some sizes only after tens of
+    thousands of requests, and until then memory grows: that is bounded, and so no leak.
 
     Args:
         limits: As the server's ``/info`` names them.

@@ -24,8 +24,8 @@ from benchmarks.texts import whole_words
 from embedding_service.backend.models import find_model
 
 _MIB = 2**20
-# After a pass of each size, whose code took 60 MiB (MiniLM, bf16), allocators settle for as long as
-# new lengths come in new orders. Counted in requests: a busy machine takes longer to meet as many.
+# After a pass of each size, which took 66 MiB (MiniLM, bf16), allocators settle for as long as new
+# lengths come in new orders. Counted in requests: a busy machine takes longer to meet as many.
 WARM_UP_REQUESTS = 3300
 _WARM_UP_S = 1800
 # MiniLM in bf16 on two cores with other load: steps of 2 to 6 MiB until some 6,000 requests were

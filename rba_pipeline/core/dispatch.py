@@ -98,6 +98,8 @@ class Dispatch:
     def next_request(self, now_s: float) -> Request | Probe | None:
         """Return what is to be sent now, or ``None``: until an answer comes, or ``wake_at``."""
         asked_at_s = min(self._sent_at_s, default=math.inf)
+        if self._replicas.is_computing:
+            asked_at_s = -math.inf
         self._give_up(self._silence.verdict(now_s, asked_at_s=asked_at_s))
         if self.failure is not None:
             return None

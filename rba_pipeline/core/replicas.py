@@ -138,17 +138,19 @@ def chosen(
     """Return who is the first to have nothing left in flight, by measured speed; ``None``: nobody
     may. So nobody who is well is idle, however slow.
 
-    An address whose speed is unknown is taken to be as fast as the fastest. Those to ``avoid`` get
-    it only where no other one takes part.
+    An address whose speed is unknown is taken to be as fast as the fastest. Of several that are
+    idle it comes first, unless it failed, and then the fastest: there may be fewer requests than
+    addresses. Those to ``avoid`` get it only where no other one takes part.
     """
     fastest = max((each.rate for each in replicas), default=0.0) or 1.0
 
-    def expected_s(replica: Replica) -> float:
-        return replica.tokens / (replica.rate or fastest)
+    def expected(replica: Replica) -> tuple[float, bool, float]:
+        is_known = replica.rate > 0 or replica.failures > 0
+        return replica.tokens / (replica.rate or fastest), is_known, -replica.rate
 
     others = [each for each in replicas if each.takes_part and each.address not in avoid]
     able = [each for each in others or replicas if each.takes_requests(now_s)]
-    return min(able, key=expected_s, default=None)
+    return min(able, key=expected, default=None)
 
 
 class Replicas:
@@ -189,6 +191,11 @@ class Replicas:
     def taking_part(self) -> frozenset[str]:
         """Return those that are not left out."""
         return frozenset(name for name, each in self._by_address.items() if each.takes_part)
+
+    @property
+    def is_computing(self) -> bool:
+        """Return whether a request is in flight at an address that has not failed."""
+        return any(each.requests and not each.failures for each in self._by_address.values())
 
     def obstacles(self, now_s: float) -> dict[str, str]:
         """Return which addresses take no requests now, and why."""

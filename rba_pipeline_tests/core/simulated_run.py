@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rba_pipeline.core.backlog import USUAL_STEPS, BacklogSteps
@@ -72,10 +72,13 @@ def run(
     adaptive: bool = False,
     seconds_per_text: float = 0.0,
     long_characters: int = 1 << 30,
+    slow: Mapping[str, float] | None = None,
 ) -> Run:
     """Let all texts go through ``service``; vectors are kept at once.
 
     It sees ``LONG_CONTROL`` for a control of ``long_characters`` or more.
+
+    Answers take ``ANSWER_S``, those of ``slow`` addresses as many seconds as it says.
 
     What times out takes ``timeout_s``. An address computes one request after the other if
     ``seconds_per_text`` says how long, and leaves one whose caller has left.
@@ -116,7 +119,8 @@ def run(
                 found.most_tokens = max(found.most_tokens, task.in_flight)
             else:
                 found.probes += 1
-            error, ends_s = service(task.address, names, now_s), now_s + ANSWER_S
+            error, ends_s = service(task.address, names, now_s), now_s
+            ends_s += (slow or {}).get(task.address, ANSWER_S)
             if seconds_per_text and error is None:
                 ends_s = max(now_s, free_at_s.get(task.address, 0.0))
                 ends_s += max(len(names), 1) * seconds_per_text

@@ -97,13 +97,16 @@ def test_an_address_that_hangs_at_its_probes_holds_up_nobody_who_is_well(count: 
     assert found.ended_s < TIMEOUT_S + 30
 
 
+@pytest.mark.parametrize("addresses", [("slow", "away"), ("away", "slow")], ids="-".join)
 @pytest.mark.parametrize("parallel", [1, 2, 4])
-def test_who_is_slow_is_waited_for_while_another_address_is_away(parallel: int) -> None:
+def test_who_is_slow_is_waited_for_while_another_address_is_away(
+    parallel: int, addresses: Sequence[str]
+) -> None:
     def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
         return ServiceUnavailable("refused") if address == "away" else None
 
     found = run(
-        service, texts(64), bounds=Bounds(8, parallel), addresses=("slow", "away"),
+        service, texts(64), bounds=Bounds(8, parallel), addresses=addresses,
         timeout_s=3600, outage_s=OUTAGE_S, seconds_per_text=50,
     )  # fmt: skip
 

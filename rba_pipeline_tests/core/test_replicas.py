@@ -1,8 +1,12 @@
 """Who gets the next request, and who is left out."""
 
+from dataclasses import replace
+
 import pytest
 
+from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.replicas import LONGEST_PAUSE_S, Replica, chosen
+from rba_pipeline_tests.core.simulated_run import run, texts
 
 
 def served(address: str, tokens_per_second: float) -> Replica:
@@ -32,6 +36,30 @@ def test_an_address_of_unknown_speed_is_tried() -> None:
     busy = served("a", 100).sent(100)
 
     assert chosen([busy, Replica("b")], 0.0) == Replica("b")
+
+
+def test_of_idle_addresses_one_that_is_new_comes_first_and_then_the_fastest() -> None:
+    slow, fast, new = served("a", 10), served("b", 1000), Replica("c")
+
+    assert chosen([slow, fast, new], 0.0) == new
+    assert chosen([slow, fast, replace(new, failures=1)], 0.0) == fast
+    assert chosen([slow, fast], 0.0) == fast
+
+
+@pytest.mark.parametrize("addresses", [("slow", "fast"), ("fast", "slow")])
+def test_one_request_at_a_time_goes_to_the_fastest_address_in_whatever_order_they_are(
+    addresses: tuple[str, str],
+) -> None:
+    finished = run(
+        lambda address, names, now_s: None,
+        texts(200),
+        addresses=addresses,
+        bounds=Bounds(4, 1),
+        slow={"slow": 10.0},
+    )
+
+    assert len(finished.embedded) == 200
+    assert [address for address, _ in finished.requests].count("slow") == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ class Batch:
         own_losses: Those of them that were not others' doing: nothing else was in flight there; or
             it answered others while this one timed out.
         time_outs: Those of its own losses that took too long.
-        failed_at: Addresses where they failed: others are asked first, and before one is blamed.
+        failed_at: Addresses where they failed, others' doing apart: all are asked before one is
+            blamed, and those that did not fail at first.
         too_large_at: Where a text was refused as too large by itself, as often as it was.
         not_before_s: When they may be sent, on the run's clock.
         proof: How many answers the run must have seen before they may be sent.
@@ -226,12 +227,14 @@ def after_loss(
         others_answered: Whether the run saw answers meanwhile.
     """
     is_own = is_alone or (timed_out and others_answered)
+    # Where it was others' doing, it may still be embedded.
+    failed_at = batch.failed_at | {seen.address} if is_own else batch.failed_at
     lost = replace(
         batch,
         losses=batch.losses + 1,
         own_losses=batch.own_losses + is_own,
         time_outs=batch.time_outs + (timed_out and is_own),
-        failed_at=batch.failed_at | {seen.address},
+        failed_at=failed_at,
     )
     if len(batch.texts) == 1:
         has_been_everywhere = lost.own_losses >= MOST_LOSSES or not seen.elsewhere(lost)

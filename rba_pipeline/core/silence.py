@@ -42,9 +42,9 @@ class Silence:
         """Return the error that ends the run, of the kind of its last failure; ``None``: go on.
 
         Args:
-            asked_at_s: When the oldest request was sent that is still in flight; -infinity if one is
-                at an address that has not failed. One that was sent before the first failure is
-                waited for: who is slow is well.
+            asked_at_s: When the oldest request was sent that is still in flight; minus infinity if
+                one is at an address that has not failed. One that was sent before the first failure
+                is waited for: who is slow is well.
         """
         if self.last is None or self.since_s is None or self.failures < FEWEST_FAILURES:
             return None

@@ -1,6 +1,7 @@
 """What gets no answer within its time-out, at the time-outs that runs have, in simulated time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,24 @@ def test_what_is_said_of_a_text_is_what_befell_it_most_often(losses: str, reason
     assert then.suspect is not None
     assert (then.suspect.reason, then.suspect.attempts) == (reason, 4)
     assert then.suspect.again().time_outs == (4 if reason == "timed_out" else 0)
+
+
+def test_before_a_text_is_blamed_it_is_asked_for_where_its_loss_may_have_been_others_doing() -> (
+    None
+):
+    seen = Seen("sick", at_s=1.0, answers=1, proofs=1, addresses=frozenset({"sick", "well"}))
+    then = after_loss(
+        Batch((texts(1)[0],)), replace(seen, address="well"),
+        timed_out=False, is_alone=False, others_answered=True,
+    )  # fmt: skip
+
+    for _ in range(4):
+        (batch,) = then.batches
+        then = after_loss(batch, seen, timed_out=True, is_alone=True, others_answered=True)
+
+    assert then.suspect is None
+    (batch,) = then.batches
+    assert batch.failed_at == {"sick"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

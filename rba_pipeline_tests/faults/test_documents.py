@@ -462,6 +462,7 @@ def assert_neighbours_are_in(stored: Collection[str]) -> None:
         assert any(f"Healthy neighbour number {number} is stored whole." in text for text in stored)
 
 
+@pytest.mark.case("T1", "T2", "T3", "T4", "T6", "T8")
 @pytest.mark.postgres
 @pytest.mark.long
 def test_all_bad_files_among_fifty_healthy_ones_have_a_reason_and_every_other_is_stored(

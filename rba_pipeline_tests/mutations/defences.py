@@ -116,7 +116,7 @@ DEFENCES = (
         "C11",
         "rba_pipeline/core/silence.py",
         "        if now_s < self.since_s + self.outage_s:\n",
-        "        if now_s < self.since_s + 5 * self.outage_s:\n",
+        "        if True:\n",
         f"{FAULTS}/test_client_texts.py::test_a_service_that_fails_at_everything_is_no_poison",
     ),
     Defence(

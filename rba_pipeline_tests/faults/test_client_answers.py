@@ -117,6 +117,7 @@ def test_a_reply_that_breaks_the_contract_is_refused_whole(
     check_invariants(project, oracle, results, resent=IN_FLIGHT)
 
 
+@pytest.mark.case("T14")
 def test_a_text_that_was_cut_by_a_run_that_failed_is_known_as_cut_afterwards(
     project: Installation, oracle: OracleService
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_text_in_quarantine_is_tried_again_only_on_demand(
     check_invariants(project, oracle, third, resent=1)
 
 
+@pytest.mark.case("C9")
 @pytest.mark.long
 def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
     project: Installation, oracle: OracleService
@@ -173,6 +174,7 @@ def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
     assert figure(afterwards, "quarantined") == 0
 
 
+@pytest.mark.case("C9")
 @pytest.mark.long
 def test_a_second_chance_that_another_run_has_used_meanwhile_is_named(
     project: Installation, oracle: OracleService

@@ -209,7 +209,7 @@ class TestKills:
         assert "test@" not in str(raised.value)
         assert rows(database_url) == []
 
-    def test_a_server_without_a_free_connection_is_busy_and_asked_again(
+    def test_d7_a_server_without_a_free_connection_is_busy_and_asked_again(
         self, database_url: str
     ) -> None:
         with psycopg.connect(database_url, autocommit=True) as connection:

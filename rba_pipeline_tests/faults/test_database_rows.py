@@ -136,6 +136,7 @@ def test_d9_a_row_that_is_refused_in_one_slice_costs_no_other_slice_anything(
     assert tries.count() <= 7 + 2 * 4
 
 
+@pytest.mark.case("D7", "T11")
 def test_what_fails_in_a_later_slice_takes_the_earlier_ones_back(
     store: VectorStore, database_url: str
 ) -> None:

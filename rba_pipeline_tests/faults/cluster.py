@@ -1,10 +1,14 @@
 """A Postgres of a test's own, synced to the disk as in production, to be killed and filled."""
 
+import os
 import resource
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -18,6 +22,25 @@ from rba_pipeline.resources.postgres import EmbeddedPostgres
 from rba_pipeline.resources.postgres_home import open_home
 
 DEADLINE_S = 60
+_DISK_BYTES, _LEFT_BYTES = 64 * 2**20, 2 * 2**20
+
+
+class SmallDisk:
+    """A disk of a database's own, and the file of somebody else that takes its room."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = url
+        self._folder = folder
+
+    def fill(self) -> None:
+        """Leave 2 MiB free."""
+        space = os.statvfs(self._folder)
+        with (self._folder / "filling").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, space.f_bfree * space.f_frsize - _LEFT_BYTES)
+
+    def make_room(self) -> None:
+        """Remove what ``fill`` has written."""
+        (self._folder / "filling").unlink()
 
 
 class Cluster:
@@ -44,12 +67,44 @@ class Cluster:
         finally:
             shutil.rmtree(self._base, ignore_errors=True)
 
-    def new_database(self) -> str:
+    def new_database(self, tablespace: str = "pg_default") -> str:
         """Return the address of an empty database."""
         name = f"test_{secrets.token_hex(4)}"
         with psycopg.connect(self._server.url("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TABLESPACE {}").format(
+                    sql.Identifier(name), sql.Identifier(tablespace)
+                )
+            )
         return self._server.url(name)
+
+    @contextmanager
+    def small_disk(self) -> Iterator[SmallDisk | None]:
+        """Have an empty database on a disk of 64 MiB; ``None`` where nothing may be mounted."""
+        home = open_home(self._folder)
+        folder = home.folder / "small"
+        folder.mkdir()
+        mount = [shutil.which("mount") or "false", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}"]
+        if subprocess.run([*mount, "tmpfs", folder], capture_output=True, check=False).returncode:
+            folder.rmdir()
+            yield None
+            return
+        try:
+            home.give(folder)
+            with psycopg.connect(self._server.url("postgres"), autocommit=True) as connection:
+                place = sql.Literal(str(folder))
+                connection.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(place))
+                url = self.new_database("small")
+                try:
+                    yield SmallDisk(folder, url)
+                finally:
+                    name = sql.Identifier(url.rpartition("/")[2])
+                    connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+                    connection.execute("DROP TABLESPACE small")
+        finally:
+            # Lazily: the server may have files open there that it has removed.
+            subprocess.run(["umount", "--lazy", folder], check=True)
+            folder.rmdir()
 
     def crash(self) -> None:
         """End the server at once, as if it was killed: it has to recover when it starts."""

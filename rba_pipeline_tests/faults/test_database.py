@@ -29,7 +29,7 @@ from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
-from rba_pipeline_tests.faults.cluster import Cluster
+from rba_pipeline_tests.faults.cluster import Cluster, SmallDisk
 from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
 from rba_pipeline_tests.faults.publications import (
     Blocks,
@@ -342,8 +342,51 @@ class TestTurns:
         assert set(seen) == {0}
 
 
+class FullByTrigger:
+    """What a full disk says, said by a trigger: for machines on which nothing may be mounted."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def fill(self) -> None:
+        Tries(self.url, raising("53100"), "BEFORE INSERT ON vectors", first=99)
+
+    def make_room(self) -> None:
+        value(self.url, "DROP TRIGGER tried ON vectors")
+
+
 class TestRoomAndRights:
     """D4: a server without room, or one that takes no changes, is named and not asked again."""
+
+    @pytest.fixture
+    def disk(self, cluster: Cluster) -> Iterator[SmallDisk | FullByTrigger]:
+        """Have an empty database whose disk can be filled."""
+        with cluster.small_disk() as small:
+            yield small or FullByTrigger(cluster.new_database())
+
+    def test_d4_a_disk_without_space_is_named_not_retried_and_resumed_from(
+        self, disk: SmallDisk | FullByTrigger
+    ) -> None:
+        dice = random.Random(4)
+        texts = {FLOODS: [base64.b64encode(dice.randbytes(6000)).decode() for _ in range(600)]}
+        striking = Striking({**TEXTS, **texts}, "", lambda: None)
+        with store_of(disk.url).open() as store:
+            store.migrate()
+            publish(store, TEXTS)
+            before = rows(disk.url)
+            disk.fill()
+
+            with pytest.raises(DatabaseFull, match=r"its disk is full.*Make room, then") as raised:
+                store.publish(SPACE, YEAR, striking.content())
+            attempts, kept = striking.attempts, rows(disk.url)
+            disk.make_room()
+            resumed = store.publish(SPACE, YEAR, striking.content())
+
+        assert isinstance(raised.value.__cause__, psycopg.errors.DiskFull)
+        assert (attempts, kept) == (1, before)
+        assert "service" not in str(raised.value)
+        assert resumed.rows == 601
+        assert_published_once(disk.url, striking.texts)
 
     def test_d4_a_full_disk_is_named_not_retried_and_resumed_from(
         self, doomed: VectorStore, cluster: Cluster

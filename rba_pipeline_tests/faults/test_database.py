@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -73,6 +74,12 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 AND backend_type = 'client backend' AND (xact_start IS NOT NULL OR EXISTS (
     SELECT 1 FROM pg_locks l WHERE l.pid = a.pid AND l.granted))
 """
+WAITING_LOCKS = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+# An advisory lock that nobody else takes: it holds publications before they commit.
+GATE = 77
 # A run that holds its publication half-way until somebody writes to it.
 HOLDING = """
 import sys
@@ -285,6 +292,33 @@ class TestTurns:
         assert striking.attempts == 2
         assert (first.inserted, first.rows) == (0, 3)
         assert_published_once(database_url, TEXTS)
+
+    def test_o6_of_two_that_would_commit_at_once_what_the_later_one_says_is_stored(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        # The first publication of all has search switch: others would wait for that as well.
+        publish(store, {})
+        at_the_gate = f"PERFORM pg_advisory_xact_lock_shared({GATE})"
+        Tries(database_url, at_the_gate, "AT COMMIT ON published_documents", first=99)
+        earlier, later = {FLOODS: TEXTS[FLOODS]}, {FROST: TEXTS[FROST]}
+        with (
+            ThreadPoolExecutor(2) as pool,
+            store_of(database_url).open() as other,
+            psycopg.connect(database_url, autocommit=True) as keeper,
+        ):
+            keeper.execute("SELECT pg_advisory_lock(%s)", [GATE])
+            publications: list[Future[Published]] = []
+            for of, texts in ((store, earlier), (other, later)):
+                publications.append(pool.submit(publish, of, texts))
+                deadline = time.monotonic() + WAIT_S
+                # The first at the gate, the second in line or, without one, there as well.
+                while value(database_url, WAITING_LOCKS) != len(publications):
+                    assert time.monotonic() < deadline
+            keeper.execute("SELECT pg_advisory_unlock_all()")
+            for publication in publications:
+                publication.result(WAIT_S)
+
+        assert {row[2] for row in rows(database_url)} == set(TEXTS[FROST])
 
     def test_o6_a_run_that_waited_long_enough_names_whom_it_waited_for(
         self, store: VectorStore, database_url: str

@@ -298,7 +298,7 @@ DEFENCES = (
         "            space_register.lock_corpus(connection, corpus, turn_timeout_s, waiting)\n",
         "",
         f"{FAULTS}/test_database.py::TestTurns::"
-        "test_o6_a_run_that_waited_long_enough_names_whom_it_waited_for",
+        "test_o6_of_two_that_would_commit_at_once_what_the_later_one_says_is_stored",
     ),
     Defence(
         "runs of a partition wait for each other",

@@ -44,14 +44,17 @@ class StoreRoot:
         one piece.
         """
         target = self._at(path)
-        self._fs.makedirs(posixpath.dirname(target), exist_ok=True)
+        folder = posixpath.dirname(target)
         if not self._local:
+            self._fs.makedirs(folder, exist_ok=True)
             # Object stores show an object only after its upload was completed.
             with self._fs.transaction, self._fs.open(target, "wb") as file:
                 yield cast(IO[bytes], file)
             return
         aside = f"{target}.{secrets.token_hex(4)}.tmp"
         try:
+            # A folder needs room as well.
+            self._fs.makedirs(folder, exist_ok=True)
             with open(aside, "xb") as file:
                 yield file
                 file.flush()

@@ -1,5 +1,6 @@
 """Whole files, or none, on a local disk and elsewhere."""
 
+import errno
 import os
 import resource
 import secrets
@@ -8,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from rba_pipeline.core.errors import RecordDamaged, RecordFull
 from rba_pipeline.resources.store_root import StoreRoot
@@ -192,6 +195,37 @@ def test_a_disk_without_room_is_named_and_nothing_is_left(tmp_path: Path) -> Non
 
     assert content(root, "a/kept.parquet") == b"before"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        pytest.param(errno.EROFS, "Read-only file system", id="read-only"),
+        pytest.param(errno.ENOSPC, "No space left on device", id="full"),
+    ],
+)
+def test_a_disk_without_room_for_a_new_folder_is_named(
+    tmp_path: Path, number: int, said: str
+) -> None:
+    class Refusing(LocalFileSystem):
+        """A local disk that takes no new folder: only root could mount a real one."""
+
+        protocol = f"refusing-{number}"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix(f"{cls.protocol}://")))
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            raise OSError(number, os.strerror(number), path)
+
+    fsspec.register_implementation(Refusing.protocol, Refusing, clobber=True)
+    root = StoreRoot(f"{Refusing.protocol}://{tmp_path}")
+
+    with pytest.raises(RecordFull, match=rf"new/x\.parquet cannot be written \({said}"):
+        put(root, "new/x.parquet", b"x")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @contextmanager

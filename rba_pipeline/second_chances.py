@@ -1,6 +1,6 @@
 """Second chances: texts in quarantine are sent again, or are forgotten."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from rba_pipeline.core.embeddings import Outcome
@@ -19,12 +19,12 @@ def retry(
     Raises:
         BadSetting: A name is of no text in quarantine; nothing was changed.
     """
-    asked = _listed(vector_store) if names is None else names
-    return vector_store.holding_outcomes(
+    changed = vector_store.holding_outcomes(
         lambda: _changed(
-            embedding_store, asked, lambda row: replace(row, attempts=0, is_forgotten=False)
+            embedding_store, names, lambda row: replace(row, attempts=0, is_forgotten=False)
         )
     )
+    return _windows(changed)
 
 
 def forget(
@@ -37,26 +37,35 @@ def forget(
     Raises:
         BadSetting: A name is of no text in quarantine; nothing was changed.
     """
-    asked = _listed(vector_store) if names is None else names
+    # Of all, those that the record does not know any more go as well.
+    listed = _listed(vector_store) if names is None else []
     # The record first: the database's list is made from it.
-    windows = vector_store.holding_outcomes(
+    changed = vector_store.holding_outcomes(
         lambda: _changed(
             embedding_store,
-            asked,
+            names,
             lambda row: replace(row, attempts=max(1, row.attempts), is_forgotten=True),
         )
     )
-    vector_store.drop_from_quarantine("text", asked)
-    return windows
+    vector_store.drop_from_quarantine("text", {*listed, *changed})
+    return _windows(changed)
 
 
 def _listed(vector_store: VectorStore) -> list[str]:
     return [entry.name for entry in vector_store.quarantine() if entry.kind == "text"]
 
 
+def _windows(changed: Mapping[str, Iterable[str]]) -> list[str]:
+    return sorted({window for windows in changed.values() for window in windows})
+
+
 def _changed(
-    embedding_store: EmbeddingStore, names: Collection[str], change: Callable[[Outcome], Outcome]
-) -> list[str]:
+    embedding_store: EmbeddingStore,
+    names: Collection[str] | None,
+    change: Callable[[Outcome], Outcome],
+) -> dict[str, list[str]]:
+    if names is None:
+        names = embedding_store.not_forgotten()
     known = embedding_store.quarantined_in(names)
     if unknown := sorted(set(names) - known.keys()):
         raise BadSetting(
@@ -64,4 +73,4 @@ def _changed(
             "`rba-pipeline quarantine` lists them"
         )
     embedding_store.change_quarantined(names, change)
-    return sorted({window for windows in known.values() for window in windows})
+    return known

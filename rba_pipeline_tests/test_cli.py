@@ -160,6 +160,32 @@ def test_forget_takes_a_text_off_the_list_for_good(published: Project) -> None:
     assert called("quarantine").output == "0 in quarantine\n"
 
 
+@pytest.mark.parametrize("asked", ["retry", "forget"])
+def test_all_texts_are_those_of_the_record_whatever_else_is_listed(
+    published: Project, asked: str
+) -> None:
+    vectors, store, name = quarantine_a_text(published)
+    stale = QuarantineEntry("text", "cd" * 32, date(2012, 1, 1), date(2013, 1, 1), "-", "-", 3)
+    with vectors.open():
+        vectors.replace_quarantine("text", None, [stale])
+
+    done = called("quarantine", asked, "--all")
+
+    row = store.outcomes(YEAR_2011).quarantined[name]
+    assert done.exit_code == 0, done.output
+    assert (row.attempts, row.is_forgotten) == {"retry": (0, False), "forget": (3, True)}[asked]
+    assert called("quarantine").output.endswith(f"{int(asked == 'retry')} in quarantine\n")
+
+
+def test_all_texts_are_not_those_that_were_forgotten(published: Project) -> None:
+    _, store, name = quarantine_a_text(published)
+    called("quarantine", "forget", name)
+
+    called("quarantine", "retry", "--all")
+
+    assert store.outcomes(YEAR_2011).quarantined[name].is_forgotten
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

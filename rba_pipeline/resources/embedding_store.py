@@ -222,6 +222,15 @@ class EmbeddingStore(dg.ConfigurableResource):
                         found[row.text_hash] = max(known, row, key=lambda each: each.attempts)
         return found
 
+    def not_forgotten(self) -> set[str]:
+        """Return the quarantined texts that belong on the list: of runs that ended well."""
+        return {
+            row.text_hash
+            for path in self._root().list(self._outcomes_folder(), ".parquet")
+            for row in self._outcome_rows(path, only="quarantined")
+            if not row.is_forgotten
+        }
+
     def quarantined_in(self, names: Collection[str]) -> dict[str, list[str]]:
         """Return in which windows, by name, each of the quarantined texts ``names`` occurs."""
         found: dict[str, set[str]] = {}
@@ -294,8 +303,11 @@ class EmbeddingStore(dg.ConfigurableResource):
     def _canary_path(self, space: str) -> str:
         return f"embeddings/{self.corpus}/{space}/canary.parquet"
 
+    def _outcomes_folder(self) -> str:
+        return f"embeddings/{self.corpus}/outcomes"
+
     def _outcomes_path(self, window: Window) -> str:
-        return f"embeddings/{self.corpus}/outcomes/{window.name}.parquet"
+        return f"{self._outcomes_folder()}/{window.name}.parquet"
 
     def _rejected_path(self, window: Window) -> str:
         return f"embeddings/{self.corpus}/rejected/{window.name}.parquet"

@@ -289,6 +289,16 @@ def test_what_a_failed_run_found_at_fault_is_known_until_a_run_ends_well(tmp_pat
     assert store.earlier(YEAR, SPACE.id) == {}
 
 
+def test_listed_texts_are_of_runs_that_ended_well_and_not_forgotten(tmp_path: Path) -> None:
+    store = writer(tmp_path)
+    forgotten = replace(BAD, text_hash=sha256("d"), is_forgotten=True)
+    write(store, EMBEDDED, BAD, forgotten)
+
+    store.write_rejected(YEAR, SPACE, CUT_BY, [replace(BAD, text_hash=sha256("e"))])
+
+    assert store.not_forgotten() == {BAD.text_hash}
+
+
 def test_of_a_text_in_what_a_kill_left_behind_the_more_attempts_are_known(tmp_path: Path) -> None:
     store, newer = writer(tmp_path), replace(BAD, attempts=3)
     write(store, EMBEDDED, newer)

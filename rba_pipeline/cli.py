@@ -198,7 +198,13 @@ def plan(
 @_corpus_option
 @click.pass_context
 def quarantine(context: click.Context, corpus: str | None) -> None:
-    """List the files and texts that are not searchable, and why."""
+    """List the files, texts and chunks that are not searchable, and why.
+
+    \b
+    document  a file that cannot become one; its line says what to change
+    text      without a vector; `retry` and `forget` are for these alone
+    chunk     refused by the database; tried again whenever its partition is published
+    """
     context.obj = corpus
     if context.invoked_subcommand is not None:
         return

@@ -124,6 +124,14 @@ def test_quarantine_lists_kind_name_reason_and_sentence(published: Project) -> N
     assert found.stderr.endswith("1 in quarantine\n")
 
 
+def test_quarantine_says_what_it_lists_and_which_of_it_is_sent_again() -> None:
+    helped = called("quarantine", "--help").output
+
+    assert "files, texts and chunks" in helped
+    assert "`retry` and `forget` are for these alone" in helped
+    assert "chunk     refused by the database; tried again whenever" in helped
+
+
 def quarantine_a_text(project: Project) -> tuple[VectorStore, EmbeddingStore, str]:
     """Have one text of 2011 in quarantine; return where it is kept, and its name."""
     year = YEAR_2011

@@ -10,6 +10,9 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rba_pipeline.resources.store_root import KeptRows
+
+ROWS_AT_ONCE = 4096
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -177,14 +180,15 @@ def write_entries(file: IO[bytes], entries: Iterable[Entry]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
 
 
-def read_entries(file: IO[bytes]) -> list[Entry]:
+def read_entries(kept: KeptRows) -> list[Entry]:
     """Return the entries that ``write_entries`` wrote, ordered by path.
 
     A column that an earlier version did not write yet has its default.
     """
-    table = pq.read_table(file)
-    columns = table.to_pydict()
-    values = [
-        columns.get(column.name, [column.default] * table.num_rows) for column in fields(Entry)
-    ]
+    return [entry for some in kept.decoded(_entries_of, ROWS_AT_ONCE) for entry in some]
+
+
+def _entries_of(batch: pa.RecordBatch) -> list[Entry]:
+    columns = batch.to_pydict()
+    values = [columns.get(column.name, [column.default] * len(batch)) for column in fields(Entry)]
     return [Entry(*row) for row in zip(*values, strict=True)]

@@ -205,8 +205,8 @@ def _is_missing(file: Found) -> bool:
 
 def _entries(place: Place) -> list[Entry]:
     try:
-        with place.store.read(place.catalogue) as file:
-            return read_entries(file)
+        with place.store.parquet(place.catalogue) as kept:
+            return read_entries(kept)
     except FileNotFoundError:
         return []
 

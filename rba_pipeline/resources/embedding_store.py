@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 import numpy as np
@@ -33,6 +33,8 @@ _AS_THEY_ARE: dict[str, Any] = {
 _SPACE = b"rba_space"
 # Another run that merges its parts may remove files between our listing and our reading.
 LISTINGS = 5
+
+Block = TypeVar("Block")
 
 OUTCOMES = pa.schema(
     [
@@ -109,9 +111,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         Each block has the outcome of its texts for a run that finds them: ``reused``, or
         ``truncated`` where the vector is of the text's beginning.
         """
-        for _, batch in self._blocks(space, year, columns=["text_hash", "is_truncated"]):
-            hashes = batch.column("text_hash").to_pylist()
-            flags = batch.column("is_truncated").to_pylist()
+        blocks = self._blocks(space, year, _flags_of, columns=["text_hash", "is_truncated"])
+        for _, (hashes, flags) in blocks:
             cut = {name for name, is_cut in zip(hashes, flags, strict=True) if is_cut}
             yield "reused", [name for name in hashes if name not in cut]
             if cut:
@@ -141,14 +142,12 @@ class EmbeddingStore(dg.ConfigurableResource):
         """Yield the vectors of the texts of ``left`` that have no state, and give them one: each
         text once, with the vector that is published.
         """
-        for path, batch in self._blocks(space, year, columns=["text_hash", "vector"]):
-            hashes = batch.column("text_hash").to_pylist()
+        blocks = self._blocks(space, year, _vectors_of, columns=["text_hash", "vector"])
+        for path, (said, hashes, vectors) in blocks:
             new = left.take(hashes)
             rows = {name: row for row, name in enumerate(hashes) if name in new}
             if rows:
-                said = (batch.schema.metadata or {}).get(_SPACE)
-                vectors = _matrix(batch.column("vector").take(list(rows.values())))
-                yield KeptBlock(path, said and said.decode(), list(rows), vectors)
+                yield KeptBlock(path, said, list(rows), vectors[list(rows.values())])
 
     def merge(self, space: str, year: int) -> None:
         """Put the parts that this run wrote into one file. A kill in between leaves texts twice,
@@ -160,7 +159,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         if len(own) < 2:
             return
         with root.parquet(own[0]) as parquet:
-            schema = parquet.schema_arrow
+            schema = parquet.schema
         merged = self._new_path(space, year)
         with (
             root.write(merged) as target,
@@ -175,7 +174,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         self, window: Window, space: Space, chunking_id: str, rows: Iterable[Outcome]
     ) -> None:
         """Keep what became of every text of ``window``, replacing what earlier runs said."""
-        self._write_outcomes(self._outcomes_path(window), _about(space, chunking_id), rows)
+        self._write_outcomes(self._outcomes_path(window), (space, chunking_id), rows)
         # A kill in between leaves it, older by a run: see ``earlier``.
         self._root().remove(self._rejected_path(window))
 
@@ -185,7 +184,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         """Keep what a run of ``window`` that fails found at fault, until one says what became of
         every text: nothing is published by it, but the next run need not find out again.
         """
-        self._write_outcomes(self._rejected_path(window), _about(space, chunking_id), rows)
+        self._write_outcomes(self._rejected_path(window), (space, chunking_id), rows)
 
     def is_recorded(self, window: Window) -> bool:
         """Return whether a run of ``window`` kept what became of its texts."""
@@ -205,8 +204,7 @@ class EmbeddingStore(dg.ConfigurableResource):
             counts[row.outcome] += 1
             if row.outcome == "quarantined":
                 quarantined[row.text_hash] = row
-        about = json.loads(self._about(path))
-        return Outcomes(Space(**about["space"]), about["chunking_id"], counts, quarantined)
+        return Outcomes(*self._about(path), counts, quarantined)
 
     def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
         """Return the texts that the last run quarantined in ``space``, and those that runs which
@@ -216,7 +214,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         for path in (self._outcomes_path(window), self._rejected_path(window)):
             # A run that ends well removes the second one.
             with suppress(FileNotFoundError):
-                if json.loads(self._about(path))["space"]["id"] == space:
+                if self._about(path)[0].id == space:
                     for row in self._outcome_rows(path, only="quarantined"):
                         known = found.get(row.text_hash, row)
                         found[row.text_hash] = max(known, row, key=lambda each: each.attempts)
@@ -264,7 +262,9 @@ class EmbeddingStore(dg.ConfigurableResource):
         if not root.exists(path):
             return None
         with root.parquet(path) as parquet:
-            vector: NDArray[np.float32] = _matrix(parquet.read().column("vector").chunk(0))[0]
+            vector: NDArray[np.float32] = parquet.first(
+                lambda row: _matrix(row.column("vector"))[0]
+            )
         return vector
 
     def keep_canary(self, space: str, vector: NDArray[np.float32]) -> None:
@@ -282,23 +282,25 @@ class EmbeddingStore(dg.ConfigurableResource):
         folders = (f"embeddings/{self.corpus}/{name}" for name in ("outcomes", "rejected"))
         return [path for folder in folders for path in self._root().list(folder, ".parquet")]
 
-    def _write_outcomes(self, path: str, about: str, rows: Iterable[Outcome]) -> None:
-        schema = OUTCOMES.with_metadata({"rba": about})
+    def _write_outcomes(self, path: str, about: tuple[Space, str], rows: Iterable[Outcome]) -> None:
+        schema = OUTCOMES.with_metadata({"rba": _written(*about)})
         with self._root().write(path) as file, pq.ParquetWriter(file, schema) as writer:
             for group in batched(rows, OUTCOMES_PER_GROUP):
                 writer.write_table(pa.Table.from_pylist([asdict(row) for row in group], schema))
 
-    def _about(self, path: str) -> str:
+    def _about(self, path: str) -> tuple[Space, str]:
         with self._root().parquet(path) as parquet:
-            return str(parquet.schema_arrow.metadata[b"rba"].decode())
+            return parquet.told(lambda about: (Space(**about["space"]), str(about["chunking_id"])))
 
     def _outcome_rows(self, path: str, only: str | None = None) -> Iterator[Outcome]:
+        def outcomes_of(batch: pa.RecordBatch) -> list[Outcome]:
+            # Of most partitions next to none are in quarantine: not one object for each row.
+            some = batch.filter(pc.field("outcome") == only) if only else batch
+            return [Outcome(**row) for row in some.to_pylist()]
+
         with self._root().parquet(path) as parquet:
-            for batch in parquet.iter_batches(OUTCOMES_PER_GROUP):
-                # Of most partitions next to none are in quarantine: not one object for each row.
-                some = batch.filter(pc.field("outcome") == only) if only else batch
-                for row in some.to_pylist():
-                    yield Outcome(**row)
+            for outcomes in parquet.decoded(outcomes_of, OUTCOMES_PER_GROUP):
+                yield from outcomes
 
     def _canary_path(self, space: str) -> str:
         return f"embeddings/{self.corpus}/{space}/canary.parquet"
@@ -320,8 +322,12 @@ class EmbeddingStore(dg.ConfigurableResource):
         return self._root().list(self._folder(space, year), ".parquet")
 
     def _blocks(
-        self, space: str, year: int, columns: list[str]
-    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        self,
+        space: str,
+        year: int,
+        decode: Callable[[pa.RecordBatch], Block],
+        columns: list[str],
+    ) -> Iterator[tuple[str, Block]]:
         """Yield all rows that are kept, in blocks, each with its part; some may come twice."""
         root, read = self._root(), set[str]()
         for _ in range(LISTINGS):
@@ -329,8 +335,8 @@ class EmbeddingStore(dg.ConfigurableResource):
                 for path in self._paths(space, year):
                     if path not in read:
                         with root.parquet(path) as parquet:
-                            for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
-                                yield path, batch
+                            for block in parquet.decoded(decode, ROWS_PER_GROUP, columns=columns):
+                                yield path, block
                         read.add(path)
                 return
             except FileNotFoundError:
@@ -338,7 +344,7 @@ class EmbeddingStore(dg.ConfigurableResource):
         raise RuntimeError(f"parts of {self._folder(space, year)} vanish while they are read")
 
 
-def _about(space: Space, chunking_id: str) -> str:
+def _written(space: Space, chunking_id: str) -> str:
     return json.dumps({"space": asdict(space), "chunking_id": chunking_id})
 
 
@@ -354,6 +360,23 @@ def _table(
             "vector": column,
         }
     )
+
+
+def _hashes_of(batch: pa.RecordBatch) -> list[str]:
+    hashes: list[str] = batch.column("text_hash").to_pylist()
+    # What is no hash is damage here, and anything else later.
+    for name in hashes:
+        bytes.fromhex(name)
+    return hashes
+
+
+def _flags_of(batch: pa.RecordBatch) -> tuple[list[str], list[bool]]:
+    return _hashes_of(batch), batch.column("is_truncated").to_pylist()
+
+
+def _vectors_of(batch: pa.RecordBatch) -> tuple[str | None, list[str], NDArray[np.float32]]:
+    said = (batch.schema.metadata or {}).get(_SPACE)
+    return said and said.decode(), _hashes_of(batch), _matrix(batch.column("vector"))
 
 
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
@@ -376,5 +399,4 @@ def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def _tables(root: StoreRoot, paths: Iterable[str]) -> Iterator[pa.Table]:
     for path in paths:
         with root.parquet(path) as parquet:
-            for batch in parquet.iter_batches(ROWS_PER_GROUP):
-                yield pa.Table.from_batches([batch])
+            yield from parquet.decoded(lambda batch: pa.Table.from_batches([batch]), ROWS_PER_GROUP)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from rba_pipeline.core.documents import Section
 from rba_pipeline.core.errors import RecordMissing
-from rba_pipeline.resources.store_root import StoreRoot
+from rba_pipeline.resources.store_root import KeptRows, StoreRoot
 
 # Documents are read by date, while parts follow the order of paths: keep a few open.
 OPEN_PARTS = 8
@@ -46,7 +46,7 @@ class PartReader:
 
     def __init__(self, store: StoreRoot) -> None:
         self._store = store
-        self._open: OrderedDict[str, tuple[ExitStack, pq.ParquetFile]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[ExitStack, KeptRows]] = OrderedDict()
 
     def __enter__(self) -> "PartReader":
         return self
@@ -64,34 +64,37 @@ class PartReader:
         """Return the sections of one document.
 
         Raises:
-            RecordMissing: The part is gone, or holds another document: the catalogue was read
-                before later refreshes. Reading the catalogue again helps.
+            RecordMissing: The part is gone: the catalogue was read before later refreshes. Reading
+                the catalogue again helps.
+            RecordDamaged: It cannot be read, or holds another document: its name is never used
+                twice.
         """
+
+        def sections_of(batch: pa.RecordBatch) -> tuple[Section, ...]:
+            row = batch.to_pylist()[0]
+            if row["content_hash"] != content_hash:
+                raise ValueError(f"row group {row_group} holds another document")
+            return tuple(Section(**section) for section in row["sections"])
+
         try:
-            row = self._file(part).read_row_group(row_group).to_pylist()[0]
-        except (FileNotFoundError, IndexError, pa.ArrowInvalid) as error:
+            kept = self._file(part)
+        except FileNotFoundError as error:
             raise RecordMissing(
                 f"{part}, row group {row_group}: {error}; refresh the catalogue"
             ) from error
-        if row["content_hash"] != content_hash:
-            raise RecordMissing(
-                f"{part}, row group {row_group} holds another document; refresh the catalogue"
-            )
-        return tuple(Section(**section) for section in row["sections"])
+        return kept.first(sections_of, group=row_group)
 
-    def _file(self, part: str) -> pq.ParquetFile:
+    def _file(self, part: str) -> KeptRows:
         if part in self._open:
             self._open.move_to_end(part)
             return self._open[part][1]
         if len(self._open) >= OPEN_PARTS:
             self._close_oldest()
         with ExitStack() as closing:
-            file = closing.enter_context(self._store.read(part))
-            parquet = pq.ParquetFile(file)
+            parquet = closing.enter_context(self._store.parquet(part))
             self._open[part] = (closing.pop_all(), parquet)
         return parquet
 
     def _close_oldest(self) -> None:
-        _, (closing, parquet) = self._open.popitem(last=False)
-        parquet.close()
+        _, (closing, _) = self._open.popitem(last=False)
         closing.close()

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import dagster as dg
 import pyarrow as pa
@@ -27,6 +27,9 @@ DOCUMENTS_PER_GROUP, CHUNKS_PER_GROUP = 256, 1024
 ROWS_AT_ONCE = 256
 # A sample is taken from so many groups of rows at most.
 _SAMPLED_GROUPS = 64
+_TEXT = ["text_hash", "text", "tokens"]
+
+Decoded = TypeVar("Decoded")
 
 
 def described(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -131,7 +134,7 @@ class RecordStore(dg.ConfigurableResource):
         Raises:
             RecordMissing: The partition has no documents file yet.
         """
-        return self._metadata(self.documents_path(window), "documents")["digest"]
+        return self._kept(self.documents_path(window), "documents").digest
 
     def count_documents(self, window: Window) -> int:
         """Return how many documents of ``window`` are kept.
@@ -139,7 +142,7 @@ class RecordStore(dg.ConfigurableResource):
         Raises:
             RecordMissing: The partition has no documents file yet.
         """
-        return int(self._metadata(self.documents_path(window), "documents")["rows"])
+        return self._kept(self.documents_path(window), "documents").rows
 
     def documents(self, window: Window, digest: str | None = None) -> Iterator[Document]:
         """Yield the documents of ``window`` in the order in which they were written.
@@ -147,10 +150,9 @@ class RecordStore(dg.ConfigurableResource):
         Raises:
             RecordMissing: The partition has no documents file yet, or not the one of ``digest``.
         """
-        for batch in self._batches(self.documents_path(window), "documents", digest=digest):
-            for row in batch.to_pylist():
-                row["sections"] = tuple(Section(**section) for section in row["sections"])
-                yield Document(**row)
+        path = self.documents_path(window)
+        for documents in self._decoded(path, "documents", _documents_of, digest=digest):
+            yield from documents
 
     def write_chunks(
         self,
@@ -182,13 +184,14 @@ class RecordStore(dg.ConfigurableResource):
         ``digest``.
         """
         path = self.chunks_path(window, chunking_id)
-        return self._root().exists(path) and self._metadata(path, "chunks")["digest"] == digest
+        return self._root().exists(path) and self._kept(path, "chunks").digest == digest
 
     def chunk_keys(self, window: Window, chunking_id: str) -> Iterator[tuple[str, str, int]]:
         """Yield id, text hash and tokens of every chunk of ``window``, in document order."""
         path = self.chunks_path(window, chunking_id)
-        for batch in self._batches(path, "chunks", columns=["chunk_id", "text_hash", "tokens"]):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        columns = ["chunk_id", "text_hash", "tokens"]
+        for rows in self._decoded(path, "chunks", _tuples_of, columns=columns):
+            yield from rows
 
     def chunk_batches(
         self, window: Window, chunking_id: str, digest: str | None = None
@@ -201,37 +204,35 @@ class RecordStore(dg.ConfigurableResource):
         """
         path = self.chunks_path(window, chunking_id)
         self._root_of(path, "chunks")
-        yield from self._batches(path, "chunks", digest=digest or self.digest(window))
+        digest = digest or self.digest(window)
+        yield from self._decoded(path, "chunks", lambda batch: batch, digest=digest)
 
     def document_ids(self, window: Window) -> Iterator[str]:
         """Yield the id of every document of ``window``, as it is kept."""
         path = self.documents_path(window)
-        for batch in self._batches(path, "documents", columns=["document_id"]):
-            yield from batch.column("document_id").to_pylist()
+        for rows in self._decoded(path, "documents", _tuples_of, columns=["document_id"]):
+            yield from (document_id for (document_id,) in rows)
 
     def count_chunk_ids(self, window: Window, chunking_id: str) -> tuple[int, int]:
         """Return how many chunks of ``window`` are kept, and how many different ids they have."""
-        count = 0
+        count, path = 0, self.chunks_path(window, chunking_id)
         with TextLedger() as ledger:
-            for batch in self._batches(
-                self.chunks_path(window, chunking_id), "chunks", columns=["chunk_id"]
-            ):
-                count += batch.num_rows
-                ledger.add((name, 0) for name in batch.column("chunk_id").to_pylist())
+            for rows in self._decoded(path, "chunks", _tuples_of, columns=["chunk_id"]):
+                count += len(rows)
+                ledger.add((name, 0) for (name,) in rows)
             return count, ledger.totals()[0]
 
     def text_hashes(self, window: Window, chunking_id: str) -> Iterator[tuple[str, int]]:
         """Yield hash and tokens of every chunk's text of ``window``, in document order."""
         path = self.chunks_path(window, chunking_id)
-        for batch in self._batches(path, "chunks", columns=["text_hash", "tokens"]):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        for rows in self._decoded(path, "chunks", _tuples_of, columns=["text_hash", "tokens"]):
+            yield from rows
 
     def texts(self, window: Window, chunking_id: str) -> Iterator[Text]:
         """Yield the text of every chunk of ``window``, in document order."""
         path = self.chunks_path(window, chunking_id)
-        for batch in self._batches(path, "chunks", columns=["text_hash", "text", "tokens"]):
-            for row in batch.to_pylist():
-                yield Text(**row)
+        for texts in self._decoded(path, "chunks", _texts_of, columns=_TEXT):
+            yield from texts
 
     def sample(self, chunking_id: str, count: int) -> list[Text]:
         """Return at most ``count`` texts from all over the corpus; none before chunks were cut.
@@ -242,15 +243,16 @@ class RecordStore(dg.ConfigurableResource):
         groups = []
         for path in root.list(f"chunks/{self.corpus}/{chunking_id}", ".parquet"):
             with root.parquet(path) as parquet:
-                groups += [(path, group) for group in range(parquet.num_row_groups)]
+                groups += [(path, group) for group in range(parquet.groups)]
         chosen = _spread(groups, _SAMPLED_GROUPS)
         found: list[Text] = []
         for place, (path, group) in enumerate(chosen, start=1):
             with root.parquet(path) as parquet:
-                rows = parquet.read_row_group(group, columns=["text_hash", "text", "tokens"])
+                read = parquet.decoded(_texts_of, CHUNKS_PER_GROUP, columns=_TEXT, group=group)
+                texts = [text for some in read for text in some]
             # What a small group lacks, later ones make up for.
             wanted = -(-(count - len(found)) // (len(chosen) - place + 1))
-            found += [Text(**row) for row in _spread(rows.to_pylist(), wanted)]
+            found += _spread(texts, wanted)
         return found
 
     def tokenizer(self, sha256: str, fetch: Callable[[], bytes]) -> str:
@@ -282,9 +284,9 @@ class RecordStore(dg.ConfigurableResource):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise {noun!r} first")
         return root
 
-    def _metadata(self, path: str, noun: str) -> dict[str, str]:
+    def _kept(self, path: str, noun: str) -> Written:
         with self._root_of(path, noun).parquet(path) as parquet:
-            return _kept_with(parquet)
+            return parquet.told(_written)
 
     def _write(
         self,
@@ -297,9 +299,9 @@ class RecordStore(dg.ConfigurableResource):
     ) -> Written:
         root = self._root()
         if root.exists(path):
-            kept = self._metadata(path, "")
-            if kept["digest"] == digest:
-                return Written(int(kept["rows"]), int(kept["tokens"]), digest, reused=True)
+            before = self._kept(path, "")
+            if before.digest == digest:
+                return before
         count = tokens = 0
         # Nothing is looked up by least and greatest values, and those of texts are long.
         manner = {"compression": "zstd", "write_statistics": False}
@@ -312,17 +314,42 @@ class RecordStore(dg.ConfigurableResource):
             writer.add_key_value_metadata({"rba": json.dumps(kept)})
         return Written(count, tokens, digest, reused=False)
 
-    def _batches(
-        self, path: str, noun: str, columns: list[str] | None = None, digest: str | None = None
-    ) -> Iterator[pa.RecordBatch]:
+    def _decoded(
+        self,
+        path: str,
+        noun: str,
+        decode: Callable[[pa.RecordBatch], Decoded],
+        *,
+        columns: list[str] | None = None,
+        digest: str | None = None,
+    ) -> Iterator[Decoded]:
         with self._root_of(path, noun).parquet(path) as parquet:
             # Asked of the file that is open: another one may take its place at any time.
-            if digest is not None and _kept_with(parquet)["digest"] != digest:
+            if digest is not None and parquet.told(_written).digest != digest:
                 raise RecordMissing(
                     f"the documents of this partition changed after {path} was made, or while it "
                     "was read: materialise 'chunks' and 'embeddings' again"
                 )
-            yield from parquet.iter_batches(ROWS_AT_ONCE, columns=columns)
+            yield from parquet.decoded(decode, ROWS_AT_ONCE, columns=columns)
+
+
+def _written(kept: dict[str, str]) -> Written:
+    return Written(int(kept["rows"]), int(kept["tokens"]), kept["digest"], reused=True)
+
+
+def _documents_of(batch: pa.RecordBatch) -> list[Document]:
+    rows = batch.to_pylist()
+    for row in rows:
+        row["sections"] = tuple(Section(**section) for section in row["sections"])
+    return [Document(**row) for row in rows]
+
+
+def _texts_of(batch: pa.RecordBatch) -> list[Text]:
+    return [Text(**row) for row in batch.to_pylist()]
+
+
+def _tuples_of(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -330,11 +357,6 @@ def _spread(items: Sequence[Item], count: int) -> list[Item]:
     if len(items) <= count:
         return list(items)
     return [items[place * len(items) // count] for place in range(count)]
-
-
-def _kept_with(parquet: pq.ParquetFile) -> dict[str, str]:
-    """Return what ``_write`` kept beside the rows."""
-    return dict(json.loads(parquet.metadata.metadata[b"rba"]))
 
 
 def digest_of(entries: Iterable[Entry]) -> str:

@@ -1,14 +1,16 @@
 """The root folder of the record: whole files on a local disk or any fsspec URL."""
 
 import errno
+import json
 import os
 import posixpath
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, cast
+from itertools import islice
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +22,85 @@ from rba_pipeline.core.errors import RecordDamaged, RecordFull
 # A file that is not whole yet; and for how long its writer may still be at it.
 _ASIDE = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 _ABANDONED_S = 24 * 60 * 60
+# What bytes that nobody wrote so are found by, when they are taken apart.
+_SENSELESS = (
+    pa.ArrowException, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+)  # fmt: skip
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+Decoded = TypeVar("Decoded")
+
+
+class KeptRows:
+    """An open Parquet file of the record: what it says of itself, and its rows.
+
+    Every method raises RecordDamaged, with the file's name, where that cannot be read; not where
+    the disk, or whoever is on the way to it, fails.
+    """
+
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        self._name = name
+        with self._whole():
+            # Else it fetches a file in advance, and keeps what it fetched until the end.
+            self._file = pq.ParquetFile(file, pre_buffer=False)
+            self.schema: pa.Schema = self._file.schema_arrow
+            self.groups = int(self._file.num_row_groups)
+
+    def told(self, decode: Callable[[dict[str, Any]], Decoded]) -> Decoded:
+        """Return what ``decode`` makes of what the pipeline keeps beside the rows."""
+        with self._whole():
+            return decode(json.loads(self._file.metadata.metadata[b"rba"]))
+
+    def decoded(
+        self,
+        decode: Callable[[pa.RecordBatch], Decoded],
+        rows: int,
+        *,
+        columns: Sequence[str] | None = None,
+        group: int | None = None,
+    ) -> Iterator[Decoded]:
+        """Yield what ``decode`` makes of the rows, so many at a time, of all groups or one.
+
+        It only takes them apart: where it fails, a value is none of ours.
+        """
+        groups = None if group is None else [group]
+        with self._whole():
+            batches = self._file.iter_batches(rows, row_groups=groups, columns=columns)
+        while True:
+            with self._whole():
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                batch.validate(full=True)
+                made = decode(batch if columns is None else batch.select(columns))
+            # Outside: what becomes of it is no fault of the file.
+            yield made
+
+    def first(
+        self, decode: Callable[[pa.RecordBatch], Decoded], *, group: int | None = None
+    ) -> Decoded:
+        """Return what ``decode`` makes of the first row, of a group or of all; there is one."""
+        with self._whole():
+            [made] = islice(self.decoded(decode, 1, group=group), 1)
+        return made
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except _SENSELESS as error:
+            if _is_of_the_machine(error):
+                raise
+            raise RecordDamaged(
+                f"{self._name} is not a whole Parquet file ({error}). Remove it, and run "
+                "its partition again: what it held is made anew"
+            ) from error
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    # What Arrow can make no sense of is an OSError without a number; a disk's has one.
+    is_of_a_disk = isinstance(error, OSError) and (type(error) is not OSError or error.errno)
+    return bool(is_of_a_disk) or isinstance(error, MemoryError)
 
 
 class StoreRoot:
@@ -81,7 +161,7 @@ class StoreRoot:
             yield cast(IO[bytes], file)
 
     @contextmanager
-    def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
+    def parquet(self, path: str) -> Iterator[KeptRows]:
         """Open a Parquet file; it stays the same while it is open, whatever takes its place.
 
         Raises:
@@ -89,15 +169,7 @@ class StoreRoot:
             RecordDamaged: It is not a whole Parquet file.
         """
         with self.read(path) as file:
-            try:
-                # Else it fetches a file in advance, and keeps what it fetched until the end.
-                opened = pq.ParquetFile(file, pre_buffer=False)
-            except (pa.ArrowException, OSError) as error:
-                raise RecordDamaged(
-                    f"{self.url}/{path} is not a whole Parquet file ({error}). Remove it, and run "
-                    "its partition again: what it held is made anew"
-                ) from error
-            yield opened
+            yield KeptRows(f"{self.url}/{path}", file)
 
     def exists(self, path: str) -> bool:
         """Return whether ``path`` is a complete file."""

@@ -22,7 +22,7 @@ from rba_pipeline.resources.catalogue_refresh import CatalogueRefresh, Place
 from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.isolated_parser import IsolatedParser
 from rba_pipeline.resources.source_folder import Found, LocalFolder, open_source
-from rba_pipeline.resources.store_root import StoreRoot
+from rba_pipeline.resources.store_root import KeptRows, StoreRoot
 from rba_pipeline_tests.resources.corpus import EVER, TODAY, Corpus, text_of
 
 POISONED = "rba_pipeline_tests.resources.poisoned_child"
@@ -335,7 +335,7 @@ def test_a_catalogue_of_an_earlier_version_is_read() -> None:
     file = BytesIO()
     pq.write_table(earlier, file)
 
-    assert read_entries(BytesIO(file.getvalue())) == [entry]
+    assert read_entries(KeptRows("catalogue.parquet", file)) == [entry]
 
 
 # Folders that are not there

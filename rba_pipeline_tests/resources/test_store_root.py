@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import fsspec
@@ -16,7 +17,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from rba_pipeline.core.errors import RecordDamaged, RecordFull
-from rba_pipeline.resources.store_root import StoreRoot
+from rba_pipeline.resources.store_root import KeptRows, StoreRoot
 
 
 @pytest.fixture(params=["folder", "file-url", "memory"])
@@ -239,6 +240,45 @@ def limited_file_size(most: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_what_is_done_with_the_rows_is_no_damage(root: StoreRoot) -> None:
+    with root.write("a/x.parquet") as file:
+        pq.write_table(pa.table({"number": [1, 2]}), file)
+
+    with pytest.raises(KeyError, match="mine"):
+        fail_at_a_row(root, "a/x.parquet", KeyError("mine"))
+
+
+def fail_at_a_row(root: StoreRoot, path: str, error: Exception) -> None:
+    with root.parquet(path) as kept:
+        for _ in kept.decoded(len, 1):
+            raise error
+
+
+@pytest.mark.parametrize("fails_at_once", [True, False])
+def test_a_disk_that_fails_is_no_damage(fails_at_once: bool) -> None:
+    class Disk(BytesIO):
+        fails = False
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.fails:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    disk = Disk()
+    pq.write_table(pa.table({"number": [1, 2]}), disk)
+    disk.fails = fails_at_once
+
+    with pytest.raises(OSError, match="Input/output error"):
+        read_after(disk)
+
+
+def read_after(disk: BytesIO) -> None:
+    """Let ``disk`` fail when the file is open, if it does not before, and read the rows."""
+    kept = KeptRows("x.parquet", disk)
+    disk.fails = True  # type: ignore[attr-defined]
+    list(kept.decoded(len, 1))
+
+
 def test_a_parquet_file_is_not_fetched_before_its_rows_are_asked_for(tmp_path: Path) -> None:
     root = StoreRoot(str(tmp_path))
     table = pa.table({"number": range(2_000_000)})
@@ -247,10 +287,10 @@ def test_a_parquet_file_is_not_fetched_before_its_rows_are_asked_for(tmp_path: P
 
     with root.parquet("a/many.parquet") as parquet:
         before = bytes_read()
-        rows = parquet.iter_batches(4000)
+        rows = parquet.decoded(len, 4000)
         next(rows)
         fetched = bytes_read() - before
-        left = sum(len(batch) for batch in rows)
+        left = sum(rows)
 
     assert left == 2_000_000 - 4000
     assert 4000 * 8 <= fetched < (tmp_path / "a/many.parquet").stat().st_size / 4

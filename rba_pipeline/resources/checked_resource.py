@@ -78,6 +78,11 @@ class _CheckedDefinition(ConfigurableResourceFactoryResourceDefinition):
         evaluated = super().apply_config_mapping(config)
         if evaluated.success:
             values = dict((evaluated.value or {}).get("config") or {})
+            if self.configurable_resource_cls.unset is not None:  # type: ignore[attr-defined]
+                # What nobody set is ``unset``: this somebody wrote.
+                values = {
+                    name: "null" if value is None else value for name, value in values.items()
+                }
             try:
                 self.configurable_resource_cls.check(values)  # type: ignore[attr-defined]
             except BadSetting as error:

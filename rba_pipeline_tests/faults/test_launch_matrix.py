@@ -183,6 +183,7 @@ def test_every_way_of_launching_refuses_a_bad_value_with_the_same_message_before
         pytest.param("16", id="text"),
         pytest.param(math.nan, id="not-a-number"),
         pytest.param(math.inf, id="endless"),
+        pytest.param(None, id="null"),
     ],
 )
 def test_the_launchpad_refuses_whatever_is_no_whole_number_in_range_before_any_work(
@@ -194,7 +195,8 @@ def test_the_launchpad_refuses_whatever_is_no_whole_number_in_range_before_any_w
     with pytest.raises(Refused) as refused:
         place.live.launch(f"{FIRST_YEAR}-01-01", written)
 
-    said = f"batch_size={value!r}: allowed is a {whole_number('batch_size')}"
+    shown = "null" if value is None else value
+    said = f"batch_size={shown!r}: allowed is a {whole_number('batch_size')}"
     assert str(refused.value).count(said) == 1
     assert place.live.instance.get_runs_count() == runs
     assert live_oracle.asked == asked

@@ -18,6 +18,9 @@ from rba_pipeline.core.windows import Window
 from rba_pipeline.partitions import window_of
 from rba_pipeline.resources.embedding_stream import Traffic
 
+# Of a long path, how many steps are told in words.
+_STEPS_TOLD = 8
+
 Recipe = TypeVar("Recipe", bound=Callable[..., Any])
 
 
@@ -132,7 +135,7 @@ def traffic_of(traffic: Traffic) -> dict[str, Any]:
 
 
 def picture_of(traffic: Traffic) -> str:
-    """Return Markdown with a picture of the pace, and its steps' reasons as text."""
+    """Return Markdown with a picture of the pace, and what its last steps were for."""
     if not traffic.path:
         return "nothing was sent"
     steps = [
@@ -145,5 +148,10 @@ def picture_of(traffic: Traffic) -> str:
     )
     return (
         f"![pace](data:image/svg+xml;base64,{encoded})\n\n{how_often} {last.batch_size} texts per "
-        f"request × {last.parallel_batches} requests in flight"
+        f"request × {last.parallel_batches} requests in flight\n\n"
+        + "\n".join(
+            f"- {step.at_s:.0f} s: {step.bounds.batch_size} × {step.bounds.parallel_batches}, "
+            f"{step.why}"
+            for step in traffic.path[-_STEPS_TOLD:]
+        )
     )

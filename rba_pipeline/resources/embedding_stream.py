@@ -34,17 +34,11 @@ _MOST_STEPS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A setting of the pace, since when, why, and how fast the best one was known to be.
-
-    Attributes:
-        at_s: Seconds since the stream began.
-        rate: Tokens per second of the best setting; 0 while unknown.
-    """
+    """A setting of the pace, since when, in seconds since the stream began, and why."""
 
     at_s: float
     bounds: Bounds
     why: str
-    rate: float
 
 
 @dataclass(slots=True)
@@ -268,7 +262,7 @@ class EmbeddingStream:
         pace, path = self._dispatch.pace, self._traffic.path
         if (not path or path[-1].bounds != pace.now) and len(path) < _MOST_STEPS:
             at_s = time.monotonic() - self._started
-            path.append(Step(at_s, pace.now, pace.why, pace.rate))
+            path.append(Step(at_s, pace.now, pace.why))
 
     def _joined(self) -> Part:
         """Return the waiting answers as one part."""

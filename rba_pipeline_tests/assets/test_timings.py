@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from rba_pipeline.assets.reporting import picture_of
 from rba_pipeline.assets.timings import leaning_of, report, timings_picture, work_of
 from rba_pipeline.core.embeddings import CANARY, Part, Text
 from rba_pipeline.core.presets import Bounds
@@ -133,9 +134,9 @@ def test_the_pace_that_is_told_is_the_one_of_most_of_the_time(oracle: OracleServ
     with embedding(oracle, 4, 2).open() as client:
         info = client.info()
     path = [
-        Step(0.0, Bounds(8, 2), "first", 0.0),
-        Step(1.0, Bounds(16, 4), "more requests", 10.0),
-        Step(9.0, Bounds(8, 8), "little is left", 10.0),
+        Step(0.0, Bounds(8, 2), "first"),
+        Step(1.0, Bounds(16, 4), "more requests"),
+        Step(9.0, Bounds(8, 8), "little is left"),
     ]
 
     traffic, upper = Traffic(path=path, seconds=10.0), Bounds(32, 8)
@@ -145,6 +146,16 @@ def test_the_pace_that_is_told_is_the_one_of_most_of_the_time(oracle: OracleServ
     assert (leaning.batch_size, leaning.parallel_batches) == (16, 4)
     assert (leaning.most_texts, leaning.most_requests) == (32, 8)
     assert leaning_of(Traffic(), info, upper=upper, adaptive=True) is None
+
+
+def test_the_last_steps_of_the_pace_are_told_with_their_reasons() -> None:
+    path = [Step(float(at), Bounds(8, 1 + at % 2), f"reason {at}") for at in range(20)]
+
+    told = picture_of(Traffic(path=path, seconds=20.0)).splitlines()
+
+    assert told[0].startswith("![pace](data:image/svg+xml;base64,")
+    assert told[2] == "19 changes, at the end 8 texts per request × 2 requests in flight"
+    assert told[4:] == [f"- {at} s: 8 × {1 + at % 2}, reason {at}" for at in range(12, 20)]
 
 
 @pytest.mark.parametrize(

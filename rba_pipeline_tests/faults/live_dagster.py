@@ -310,12 +310,15 @@ def _first_run_id(answer: dict[str, Any]) -> str:
 def result_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> PartitionResult:
     """Return what Dagster keeps of a run that has ended, whoever ran it."""
     stats = instance.get_run_stats(run.run_id)
+    # A run that goes on after another has only the steps that the other one did not end.
+    parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    earlier = metadata_of(instance, parent) if parent else {}
     return PartitionResult(
         key=key_of(run),
         run_id=run.run_id,
         started=stats.start_time or 0.0,
         ended=stats.end_time or 0.0,
-        metadata=metadata_of(instance, run),
+        metadata=earlier | metadata_of(instance, run),
         embedding_open_s=0.0,
         failure=None if run.is_success else failure_of(instance, run),
     )

@@ -57,22 +57,29 @@ def answers(pace: Pace, rate: float, count: int, at_s: float = 0.0) -> tuple[Pac
 )
 @pytest.mark.parametrize("limit", [None, 64], ids=["admits-all", "refuses"])
 @pytest.mark.parametrize(
+    ("speed", "seconds", "share"), [(SPEED, 300, 0.9), (10, 1000, 0.85)], ids=["fast", "slow"]
+)
+@pytest.mark.parametrize(
     "seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 21))]
 )
 def test_nine_tenths_of_the_best_fixed_setting_whatever_the_service_and_its_changes(
-    upper: Bounds, shape: Shape, factors: tuple[float, ...], limit: int | None, seed: int
-) -> None:
-    # As much work in every phase; what a service admits grows with its speed.
+    upper: Bounds, shape: Shape, factors: tuple[float, ...], limit: int | None, seed: int,
+    speed: float, seconds: float, share: float,
+) -> None:  # fmt: skip
+    """Of phases of 15,000 texts or more. Where they are of a third as many, it may be a little less
+    of one, and with still fewer a search does not pay: the README says so.
+    """
     phases = [
-        Phase(300 / factor**0.5, SPEED * factor, int(limit * factor) if limit else 1 << 30)
+        Phase(seconds / factor**0.5, speed * factor, int(limit * factor) if limit else 1 << 30)
         for factor in factors
     ]
 
+    # What a service admits grows with its speed.
     found = SimulatedService(shape, phases, seed=seed).run(pace_of(upper), STEPS)
 
     for phase, texts in zip(phases, found.texts, strict=True):
         best = phase.texts_per_second * best_fixed(shape, upper, phase.limit)
-        assert texts / phase.seconds >= 0.9 * best
+        assert texts / phase.seconds >= share * best
     assert found.refusals < 0.02 * found.requests
 
 

@@ -22,6 +22,7 @@ from rba_pipeline_tests.faults.invariants import (
 )
 from rba_pipeline_tests.installation import RUN_S, Installation, failures
 from rba_pipeline_tests.oracle_service import KEY
+from rba_pipeline_tests.service.callers import stats
 from rba_pipeline_tests.service.conftest import FAKE
 from rba_pipeline_tests.service.fake_service import PROMPTS
 from rba_pipeline_tests.service_process import ServiceProcess
@@ -30,25 +31,34 @@ pytestmark = pytest.mark.postgres
 
 LONG = pytest.mark.long
 
+ENV = {"EMBEDDING_API_KEY": KEY, "FAKE_MAX_TOKENS": "64"}
+
 
 @pytest.fixture
 def service(project: Installation, gate: Path) -> Iterator[ServiceProcess]:
     """Have the real server around a fake model in the oracle's place, and a text that it holds."""
     # The longest are sent first: sixty-four, the one that is held, and sixteen more.
-    for name, first, words, count in (("H", "hold ", 9, 1), ("L", "", 8, 16)):
-        paragraphs = [
-            first + " ".join(f"figure {name}-{place}-{at} of wheat" for at in range(words)) + "."
-            for place in range(count)
-        ]
-        project.add(f"{name}.html", title=name, day="5 May 2011", paragraphs=paragraphs)
-    env = {"EMBEDDING_API_KEY": KEY, "FAKE_GATE": str(gate), "FAKE_MAX_TOKENS": "64"}
-    with ServiceProcess(env, module=FAKE) as running:
-        project.environment |= {
-            "EMBEDDING_API_URL": running.url,
-            "EMBEDDING_API_TIMEOUT": "2",
-            "RBA_CHUNK_TOKENS": "64",
-        }
+    add(project, "H", 1, "hold", words=9)
+    add(project, "L", 16, words=8)
+    with ServiceProcess(ENV | {"FAKE_GATE": str(gate)}, module=FAKE) as running:
+        project.environment |= {"EMBEDDING_API_URL": running.url, "EMBEDDING_API_TIMEOUT": "2"}
         yield running
+
+
+def add(project: Installation, name: str, count: int, first: str = "", *, words: int) -> None:
+    paragraphs = [
+        f"{first} " + " ".join(f"figure {name}-{place}-{at} of wheat" for at in range(words)) + "."
+        for place in range(count)
+    ]
+    project.environment["RBA_CHUNK_TOKENS"] = "64"
+    project.add(f"{name}.html", title=name, day="5 May 2011", paragraphs=paragraphs)
+
+
+def until(claim: Callable[[], bool]) -> None:
+    pause, deadline = threading.Event(), time.monotonic() + RUN_S
+    while not claim():
+        assert time.monotonic() < deadline
+        pause.wait(0.05)
 
 
 def vector(text: str) -> NDArray[np.float32]:
@@ -70,10 +80,7 @@ def stands_still(service: ServiceProcess, let_go: Callable[[], None]) -> None:
     os.kill(service.pid, signal.SIGSTOP)
     try:
         let_go()
-        given_up, deadline = threading.Event(), time.monotonic() + RUN_S
-        while not is_given_up():
-            assert time.monotonic() < deadline
-            given_up.wait(0.05)
+        until(is_given_up)
     finally:
         os.kill(service.pid, signal.SIGCONT)
 
@@ -119,3 +126,34 @@ def test_a_real_service_comes_back_amid_a_batch_and_nothing_is_lost(
     check_what_is_kept(project, results, vector=vector)
     check_nothing_is_left_over(project)
     check_message(service.log)
+
+
+@pytest.mark.case("C1")
+@LONG
+def test_of_two_real_services_one_is_killed_and_brought_back_and_both_are_used_at_the_end(
+    project: Installation,
+) -> None:
+    # Each pass takes a tenth of a second: the one that was away is back before the end.
+    add(project, "W", 800, "labour", words=8)
+    with ServiceProcess(ENV, module=FAKE) as one, ServiceProcess(ENV, module=FAKE) as other:
+        project.environment["EMBEDDING_API_URL"] = f"{one.url},{other.url}"
+
+        def strike() -> None:
+            until(lambda: stats(other)["texts"] >= 100)
+            other.kill()
+            other.start({"EMBEDDING_PORT": str(other.port)})
+
+        with ThreadPoolExecutor(1) as beside:
+            struck = beside.submit(strike)
+            results = project.run(PARTITION)
+            struck.result(RUN_S)
+        since_it_was_back = stats(other)["texts"]
+
+    assert failures(results) == []
+    said = results[0].metadata["embeddings"]
+    assert (said["texts"], said["embedded"]) == (864, 864)
+    assert 0 < said["texts_sent"] - 864 <= BATCH * PARALLEL
+    assert set(said["texts_by_address"]) == {one.url, other.url}
+    assert since_it_was_back >= 100
+    check_what_is_kept(project, results, vector=vector)
+    check_nothing_is_left_over(project)

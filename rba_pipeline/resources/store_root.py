@@ -40,9 +40,10 @@ class KeptRows:
 
     def __init__(self, name: str, file: IO[bytes]) -> None:
         self._name = name
+        self._reads = _Reads(file)
         with self._whole():
             # Else it fetches a file in advance, and keeps what it fetched until the end.
-            self._file = pq.ParquetFile(file, pre_buffer=False)
+            self._file = pq.ParquetFile(self._reads, pre_buffer=False)
             self.schema: pa.Schema = self._file.schema_arrow
             self.groups = int(self._file.num_row_groups)
 
@@ -65,12 +66,18 @@ class KeptRows:
         """
         groups = None if group is None else [group]
         with self._whole():
+            about = self._file.metadata if group is None else self._file.metadata.row_group(group)
+            left = about.num_rows
             batches = self._file.iter_batches(rows, row_groups=groups, columns=columns)
         while True:
             with self._whole():
                 batch = next(batches, None)
                 if batch is None:
+                    # Arrow takes some damage for the end.
+                    if left:
+                        raise ValueError(f"{left} of {about.num_rows} rows are missing")
                     return
+                left -= len(batch)
                 batch.validate(full=True)
                 made = decode(batch if columns is None else batch.select(columns))
             # Outside: what becomes of it is no fault of the file.
@@ -89,18 +96,32 @@ class KeptRows:
         try:
             yield
         except _SENSELESS as error:
-            if _is_of_the_machine(error):
+            # Who is on the way to the disk says it in its own words; a nonsensical size is ours.
+            if error is self._reads.raised and not isinstance(error, OverflowError):
                 raise
             raise RecordDamaged(
-                f"{self._name} is not a whole Parquet file ({error}). Remove it, and run "
-                "its partition again: what it held is made anew"
+                f"{self._name} is not a whole Parquet file ({error}). Restore it, or remove it and "
+                "run its partition again (refresh, if it is the catalogue): what it held is made "
+                "anew, but for which texts were forgotten and what the canary's vector was"
             ) from error
 
 
-def _is_of_the_machine(error: Exception) -> bool:
-    # What Arrow can make no sense of is an OSError without a number; a disk's has one.
-    is_of_a_disk = isinstance(error, OSError) and (type(error) is not OSError or error.errno)
-    return bool(is_of_a_disk) or isinstance(error, MemoryError)
+class _Reads:
+    """A file that remembers what a read of it raised."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.raised: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self.raised = error
+            raise
 
 
 class StoreRoot:

@@ -1,14 +1,18 @@
 """A byte that a disk gave back wrong: a file of the record is read, or is named as damaged."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rba_pipeline.core.embeddings import Outcome, Part
 from rba_pipeline.core.errors import RecordDamaged
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.record_store import RecordStore
+from rba_pipeline.resources.store_root import KeptRows
 from rba_pipeline_tests.resources.corpus import Corpus, text_of
 from rba_pipeline_tests.resources.sample_records import (
     CHUNKING,
@@ -94,21 +98,61 @@ def test_a_file_with_a_wrong_byte_is_read_or_named(
     tmp_path: Path, kind: Callable[[Path], Iterator[Reading]]
 ) -> None:
     for path, read in kind(tmp_path):
-        whole = path.read_bytes()
-        said = []
+        whole, rows = path.read_bytes(), read_from(read)
+        said = set[str | int]()
         for place in range(0, len(whole), STEP):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-            said.append(complaint(read))
+            said.add(read_from(read))
         path.write_bytes(whole)
 
-        assert any(said)
-        assert all(f"{path.name} is not a whole" in each for each in said if each)
+        complaints = {each for each in said if isinstance(each, str)}
+        assert complaints
+        assert all(f"{path.name} is not a whole" in each for each in complaints)
+        assert said - complaints <= {rows}
 
 
-def complaint(read: Callable[[], Iterable[object]]) -> str:
-    """Return what is said of damage; nothing, if all is read."""
+def read_from(read: Callable[[], Iterable[object]]) -> str | int:
+    """Return how many things are read, or what is said of damage."""
     try:
-        list(read())
+        return len(list(read()))
     except RecordDamaged as error:
         return str(error)
-    return ""
+
+
+def test_rows_that_a_wrong_byte_takes_away_are_missed() -> None:
+    table = pa.table({"name": [f"{n}" for n in range(30)], "number": [None, 1] * 15})
+    pq.write_table(table, file := io.BytesIO())
+    whole = file.getvalue()
+    said = set[str | int]()
+    for place in range(len(whole)):
+        wrong = io.BytesIO(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        said.add(read_from(lambda file=wrong: rows_of(file)))
+
+    assert {each for each in said if not isinstance(each, str)} == {30}
+    assert any("of 30 rows are missing" in each for each in said if isinstance(each, str))
+
+
+def rows_of(file: io.BytesIO) -> list[object]:
+    kept = KeptRows("numbers", file)
+    return [row for rows in kept.decoded(lambda batch: batch.to_pylist(), 7) for row in rows]
+
+
+@pytest.mark.parametrize("error", [OSError("403 Forbidden"), ValueError("400"), KeyError("token")])
+def test_what_the_way_to_the_disk_says_is_no_damage(error: Exception) -> None:
+    class Far(io.BytesIO):
+        is_away = False
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.is_away:
+                raise error
+            return super().read(size)
+
+    file = Far()
+    pq.write_table(pa.table({"number": range(3)}), file)
+    kept = KeptRows("numbers", file)
+    file.is_away = True
+
+    with pytest.raises(type(error)) as raised:
+        list(kept.decoded(lambda batch: batch.num_rows, 1))
+
+    assert raised.value is error

@@ -51,8 +51,8 @@ class Batch:
         own_losses: Those of them that were not others' doing: nothing else was in flight there; or
             it answered others while this one timed out.
         time_outs: Those of its own losses that took too long.
-        failed_at: Addresses where they failed, others' doing apart: all are asked before one is
-            blamed, and those that did not fail at first.
+        failed_at: Addresses where they failed, others' doing apart. The other addresses are asked
+            first, and all before a text is blamed.
         too_large_at: Where a text was refused as too large by itself, as often as it was.
         not_before_s: When they may be sent, on the run's clock.
         proof: How many answers the run must have seen before they may be sent.

@@ -136,16 +136,17 @@ def chosen(
     replicas: Collection[Replica], now_s: float, *, avoid: Collection[str] = ()
 ) -> Replica | None:
     """Return who is the first to have nothing left in flight, by measured speed; ``None``: nobody
-    may. So nobody who is well is idle, however slow.
+    may. So nobody who is well is idle, however slow, while there are requests enough for all.
 
     An address whose speed is unknown is taken to be as fast as the fastest. Of several that are
-    idle it comes first, unless it failed, and then the fastest: there may be fewer requests than
-    addresses. Those to ``avoid`` get it only where no other one takes part.
+    idle it comes first, unless it failed twice, and then the fastest. Those to ``avoid`` get it
+    only where no other one takes part.
     """
     fastest = max((each.rate for each in replicas), default=0.0) or 1.0
 
     def expected(replica: Replica) -> tuple[float, bool, float]:
-        is_known = replica.rate > 0 or replica.failures > 0
+        # Its first request may have met a fault that passes.
+        is_known = replica.rate > 0 or replica.failures > 1
         return replica.tokens / (replica.rate or fastest), is_known, -replica.rate
 
     others = [each for each in replicas if each.takes_part and each.address not in avoid]

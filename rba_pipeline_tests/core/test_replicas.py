@@ -42,7 +42,8 @@ def test_of_idle_addresses_one_that_is_new_comes_first_and_then_the_fastest() ->
     slow, fast, new = served("a", 10), served("b", 1000), Replica("c")
 
     assert chosen([slow, fast, new], 0.0) == new
-    assert chosen([slow, fast, replace(new, failures=1)], 0.0) == fast
+    assert chosen([slow, fast, once := replace(new, failures=1)], 0.0) == once
+    assert chosen([slow, fast, replace(new, failures=2)], 0.0) == fast
     assert chosen([slow, fast], 0.0) == fast
 
 

@@ -7,7 +7,8 @@ that, and fail at everything longer. Only if the service fails at the control as
 as long was ever embedded, may the length itself be the fault: then one as long as the longest that
 was embedded will do, for as many texts as one control vouches for. What the service itself says of
 a text needs less: that it embeds any. And every eight texts take one more control, whatever else
-was embedded: a service may be well at some texts and fail at others, none of which is at fault.
+was embedded: a service may be well at some texts and fail at others, or come to refuse all of them,
+and none is at fault.
 """
 
 from collections import Counter
@@ -116,10 +117,10 @@ class Blame:
             return None
         self._note_without_charge()
         return ModelFailed(
-            f"The service failed at {texts} texts that were sent alone, more than have a vector, "
-            "and embedded harmless ones as long: it may be the texts, but no more are blamed in "
-            "one run. See its log; nothing was put into quarantine for this. If nothing is wrong "
-            "there, run the partition again: it does not count these any more"
+            f"The service refused {texts} texts, or failed at them alone, more than have a vector, "
+            "and embedded harmless ones: it may be the texts, but no more are blamed in one run. "
+            "See its log; nothing was put into quarantine for this. If nothing is wrong there, run "
+            "the partition again: it does not count these any more"
         )
 
     def control(self, now_s: float, failed: Collection[Text] = ()) -> str:
@@ -134,7 +135,10 @@ class Blame:
         known = self._longest or (_SHORTEST if self.embedded_before or told else None)
         beyond = sum(self._is_beyond(text) for text in self._blamed.values())
         self._shorter = None
-        if self._is_beyond(longest) and beyond <= MOST_SUSPECTS:
+        if told and self._longest is not None:
+            # A text that may be too long for it says nothing; half of what it embedded does.
+            longest = _half(self._longest)
+        elif self._is_beyond(longest) and beyond <= MOST_SUSPECTS:
             self._shorter = known or min(failed, key=_tokens, default=None)
         self._is_shorter = self._shorter is not None and (bool(self._controls_failed) or told)
         self._control = self._shorter if self._shorter and self._is_shorter else longest
@@ -162,13 +166,15 @@ class Blame:
         if any(each.text.text_hash not in self.doubted for each in unproven):
             # What was taken for proof was none.
             self.rejections = [
-                each for each in self.rejections if each.reason not in PASSING_REASONS
+                each
+                for each in self.rejections
+                if not refused and each.reason not in PASSING_REASONS
             ]
             kind = RequestRejected if refused else ModelFailed
             return kind(
-                f"{error}. The service failed at {len(unproven)} texts that were sent alone and at "
-                f"a harmless one, and embedded {self._embedded}: it is not the texts. See its log; "
-                "nothing was put into quarantine for this"
+                f"{error}. The service refused {len(self._blamed)} texts, or failed at them alone, and "
+                f"at a harmless one, and embedded {self._embedded}: it is not the texts. See its "
+                "log; nothing was put into quarantine for this"
             )
         # They stay where they are, without another charge.
         self.rejections += [Rejection(each.text.text_hash, each.reason, 0) for each in unproven]
@@ -180,8 +186,7 @@ class Blame:
         # Who embeds any text knows what it says of one.
         is_proven = suspect.is_told and self.proofs > 0
         self._suspects.append(replace(suspect, is_proven=is_proven))
-        if not suspect.is_told:
-            self._blamed[suspect.text.text_hash] = suspect.text
+        self._blamed[suspect.text.text_hash] = suspect.text
 
     def judge(self, addresses: Collection[str], *, is_last: bool) -> list[Batch]:
         """Reject the suspects for whom there was proof enough since they failed.
@@ -219,7 +224,7 @@ class Blame:
         return len(self._blamed) > self._vouched_for + MOST_SUSPECTS
 
     def _is_proven(self, suspect: Suspect) -> bool:
-        return suspect.is_proven and (suspect.is_told or not self._is_crowded)
+        return suspect.is_proven and not self._is_crowded
 
     def _is_beyond(self, text: Text) -> bool:
         """Return whether no text as long was embedded in this run."""
@@ -245,16 +250,13 @@ class Blame:
 
     def _note_without_charge(self) -> None:
         """Have the next run doubt the texts that were blamed, and hold nothing against them."""
-        suspected = [
-            Rejection(each.text.text_hash, each.reason, 0)
-            for each in self._suspects
-            if not each.is_told
-        ]
-        self.rejections = [
-            replace(each, attempts=0) if each.reason in PASSING_REASONS else each
-            for each in self.rejections
-        ] + suspected
+        suspected = [Rejection(each.text.text_hash, each.reason, 0) for each in self._suspects]
+        self.rejections = [replace(each, attempts=0) for each in self.rejections] + suspected
 
 
 def _tokens(text: Text) -> int:
     return text.tokens
+
+
+def _half(text: Text) -> Text:
+    return replace(text, text=text.text[: len(text.text) // 2], tokens=text.tokens // 2)

@@ -76,7 +76,6 @@ class Dispatch:
     refusals: int = 0
     _kept: int = 0
     _sent_at_s: list[float] = field(default_factory=list)
-    _probes: int = 0
     _failed: Batch | None = None
     _controls: Controls = field(init=False)
     _unsent: Unsent = field(init=False)
@@ -104,7 +103,7 @@ class Dispatch:
         if self.failure is not None:
             return None
         if (address := self._replicas.probe(now_s)) is not None:
-            return self._probe(address)
+            return Probe(address)
         if self._blame.is_doubtful:
             return None if self._controls.in_flight else self._control(now_s)
         if self._fruitless.verdict(now_s) is not None:
@@ -150,11 +149,6 @@ class Dispatch:
     def unkept(self) -> int:
         """Return how many texts were taken that are neither kept nor rejected yet."""
         return self._unsent.taken - self._kept - len(self.rejections)
-
-    @property
-    def is_busy(self) -> bool:
-        """Return whether a request or a probe is in flight."""
-        return bool(self._sent_at_s or self._probes or self._controls.in_flight)
 
     @property
     def is_done(self) -> bool:
@@ -248,8 +242,6 @@ class Dispatch:
 
     def probed(self, probe: Probe, error: EmbeddingError | None, now_s: float) -> None:
         """Take note of a probe's end."""
-        if not probe.is_control:
-            self._probes -= 1
         replica = self._replicas[probe.address]
         if error is None:
             self._replicas.set(replica.probed(now_s, is_well=True))
@@ -351,10 +343,6 @@ class Dispatch:
         who is well."""
         return bool(self._sent_at_s or self._controls.in_flight)
 
-    def _probe(self, address: str) -> Probe:
-        self._probes += 1
-        return Probe(address)
-
     def _control(self, now_s: float) -> Probe | None:
         failed = [text for batch in self._unsent.again for text in batch.texts]
         return self._controls.sent(self._replicas, now_s, self._blame.control(now_s, failed))
@@ -370,7 +358,7 @@ class Dispatch:
             return self._control(now_s) if self._blame.is_open else self.next_request(now_s)
         self._replicas.suspect(now_s)
         address = self._replicas.probe(now_s)
-        return None if address is None else self._probe(address)
+        return None if address is None else Probe(address)
 
     def _ended(self, request: Request) -> Replica:
         self._sent_at_s.remove(request.sent_at_s)

@@ -197,7 +197,9 @@ def after_success(batch: Batch) -> Recovery:
     if hunt.sibling:
         # The left half is innocent: the text is in the right one.
         right = _narrowed(replace(batch, texts=hunt.sibling), hunt.deferred)
-        return Recovery((replace(right, alone=int(len(hunt.sibling) == 1)),))
+        # One failure of the group may have been chance: then it is as if it had never been sent.
+        is_known = len(hunt.sibling) == 1 and batch.failures > 1
+        return Recovery((replace(right, alone=int(is_known)),))
     return Recovery(_fresh(hunt.deferred))
 
 
@@ -261,14 +263,20 @@ def halves(batch: Batch) -> tuple[Batch, ...]:
     One of the halves holds what the losses were for: both may do harm to what is beside them.
     """
     middle = (len(batch.texts) + 1) // 2
-    # One of two texts is innocent: either is at fault only after three losses when it was alone.
-    most = LOSSES_TO_CONVICT - 3 if middle == 1 else batch.own_losses
-    own_losses = min(batch.own_losses, most)
     left, right = (
-        Batch(texts, losses=batch.losses, own_losses=own_losses)
+        Batch(texts, losses=batch.losses, own_losses=_inherited(batch, texts))
         for texts in (batch.texts[:middle], batch.texts[middle:])
     )
     return (left, right, *_fresh(_deferred(batch)))
+
+
+def _inherited(group: Batch, texts: Sequence[Text]) -> int:
+    """Return how many own losses of a group count for these texts of it.
+
+    A text that is left by itself may be the innocent one: it is at fault only after three losses
+    when it was alone.
+    """
+    return min(group.own_losses, LOSSES_TO_CONVICT - 3) if len(texts) == 1 else group.own_losses
 
 
 def too_large(batch: Batch, seen: Seen, addresses: Collection[str]) -> Batch | None:
@@ -306,7 +314,9 @@ def after_rejection(batch: Batch, index: int, reason: str) -> Recovery:
 
 def _alone(batch: Batch, seen: Seen) -> Recovery:
     waiting = _fresh(_deferred(batch))
-    if batch.alone < failures_to_convict(seen.chance) or seen.elsewhere(batch):
+    # An address that was not asked may stay full for ever: it is waited for, but not for long.
+    is_awaited = batch.alone < MOST_FAILURES and seen.elsewhere(batch)
+    if batch.alone < failures_to_convict(seen.chance) or is_awaited:
         again = replace(
             batch, hunt=None, not_before_s=seen.at_s + RESEND_AFTER_S, proof=seen.answers + 1
         )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from rba_pipeline.core.errors import (
     EmbeddingError,
     ModelFailed,
-    RequestTimedOut,
     ServiceOverloaded,
     ServiceUnavailable,
 )
@@ -62,6 +61,6 @@ class Silence:
                 return ServiceOverloaded(said)
             case ModelFailed():
                 return ModelFailed(said)
-            case ServiceUnavailable() | RequestTimedOut():
+            case ServiceUnavailable():
                 return ServiceUnavailable(said)
         raise RuntimeError(f"{type(self.last).__name__} is no outage: this is a bug in Dispatch")

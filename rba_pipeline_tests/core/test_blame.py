@@ -105,7 +105,7 @@ def test_texts_that_are_all_at_fault_are_blamed_where_a_harmless_one_is_embedded
     assert found.controls >= (1 if kind in ("413", "422") else math.ceil(count / 9))
 
 
-@pytest.mark.parametrize("kind", ["500", "lost", "timed-out"])
+@pytest.mark.parametrize("kind", ERRORS)
 def test_more_texts_than_controls_vouch_for_end_the_run_and_none_is_blamed(kind: str) -> None:
     found = run(
         fails_at_all_but(CONTROL, error=ERRORS[kind]), texts(2000), bounds=Bounds(8, 2),
@@ -169,7 +169,7 @@ def test_texts_blamed_by_controls_are_blamed_no_more_once_controls_fail(kind: st
     assert found.rejected == {}
 
 
-def test_texts_that_a_service_refuses_before_it_has_embedded_any_cost_one_control() -> None:
+def test_texts_that_a_service_refuses_cost_a_control_for_every_eight() -> None:
     good = {str(number) for number in range(50, 100)}
 
     def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
@@ -181,7 +181,19 @@ def test_texts_that_a_service_refuses_before_it_has_embedded_any_cost_one_contro
     assert found.dispatch.failure is None
     assert len(found.rejected) == 50
     assert set(found.embedded) == good
-    assert found.controls == 1
+    assert found.controls <= math.ceil(50 / 8)
+
+
+@pytest.mark.parametrize("kind", ["413", "422"])
+def test_a_service_that_comes_to_refuse_every_text_ends_the_run(kind: str) -> None:
+    wanted = texts(2000)
+    good = (each.text_hash for each in wanted[:32])
+    found = run(fails_at_all_but(*good, error=ERRORS[kind]), wanted, bounds=Bounds(32, 2))
+
+    assert isinstance(found.dispatch.failure, RequestRejected)
+    assert "at a harmless one, and embedded 32: it is not the texts" in str(found.dispatch.failure)
+    assert len(found.embedded) == 32
+    assert found.rejected == {}
 
 
 def test_a_request_that_somebody_on_the_way_refuses_is_halved_and_blames_nobody() -> None:

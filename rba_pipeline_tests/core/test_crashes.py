@@ -21,7 +21,7 @@ from rba_pipeline.core.tasks import Probe, Request
 from rba_pipeline_tests.core.simulated_run import ANSWER_S, CONTROL, run, texts
 
 RESTARTS_S = [2.0, 90.0]
-SETTINGS = [(32, 8), (16, 2), (4, 2), (1, 2), (8, 4), (1, 1), (1, 8)]
+SETTINGS = [(32, 8), (16, 2), (12, 2), (4, 2), (3, 1), (1, 2), (8, 4), (1, 1), (1, 8)]
 
 
 @dataclass(order=True, slots=True)
@@ -184,7 +184,8 @@ def test_several_of_them_are_all_found(size: int, parallel: int) -> None:
     assert len(set(embedded)) == len(embedded) == 198
 
 
-def test_beside_a_text_that_is_lost_each_time_a_chance_loss_has_no_other_blamed() -> None:
+@pytest.mark.parametrize("size", [32, 12, 6, 3])
+def test_beside_a_text_that_is_lost_each_time_a_chance_loss_has_no_other_blamed(size: int) -> None:
     for seed in range(60):
         chance = random.Random(seed)
 
@@ -193,7 +194,7 @@ def test_beside_a_text_that_is_lost_each_time_a_chance_loss_has_no_other_blamed(
         ) -> EmbeddingError | None:
             return ServiceUnavailable("lost") if "7" in names or chance.random() < 0.05 else None
 
-        found = run(service, texts(200), bounds=Bounds(32, 2), outage_s=300)
+        found = run(service, texts(200), bounds=Bounds(size, 2), outage_s=300)
 
         assert found.dispatch.failure is None
         assert found.rejected == {"7": "connection_lost"}

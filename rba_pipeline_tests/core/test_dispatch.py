@@ -1,5 +1,6 @@
 """Every kind of failure, in simulated time: what is sent again, what is blamed, how a run ends."""
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -27,7 +28,7 @@ from rba_pipeline.core.errors import (
 from rba_pipeline.core.pacing import fixed
 from rba_pipeline.core.presets import Bounds
 from rba_pipeline.core.run_limits import Limits
-from rba_pipeline_tests.core.simulated_run import Run, Service, run, texts
+from rba_pipeline_tests.core.simulated_run import CONTROL, Run, Service, run, texts
 
 
 def poisoned(*bad: int) -> "Poison":
@@ -72,7 +73,6 @@ def test_a_probe_that_is_not_answered_holds_up_nothing_that_is_done() -> None:
 
     assert probe == Probe("b")
     assert not before
-    assert dispatch.is_busy
     assert dispatch.is_done
 
 
@@ -582,6 +582,41 @@ def test_a_bad_text_beside_an_address_that_fails_at_everything_is_the_only_one_b
     found = run(service, texts(4000), bounds=Bounds(8, 4), addresses=("a", "b"))
 
     assert_each_once(found, 4000, {"77"})
+
+
+@pytest.mark.parametrize(("count", "bounds"), [(40, Bounds(8, 2)), (300, Bounds(32, 8))], ids=str)
+@pytest.mark.parametrize("takes_controls", [True, False])
+def test_an_address_that_stays_full_keeps_no_bad_text_from_being_found(
+    count: int, bounds: Bounds, takes_controls: bool
+) -> None:
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        is_taken = not names or (takes_controls and CONTROL in names)
+        if address == "b":
+            return None if is_taken else ServiceOverloaded("429", 2.0)
+        return ModelFailed("500") if "3" in names else None
+
+    found = run(service, texts(count), bounds=bounds, addresses=("a", "b"))
+
+    assert_each_once(found, count, {"3"})
+    assert found.ended_s <= 90
+
+
+@pytest.mark.parametrize("count", [2, 4, 6, 14])
+def test_two_failures_by_chance_blame_nobody_at_the_begin_of_a_run(count: int) -> None:
+    calls = itertools.count()
+    last = str(count - 1)
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        # The first request, and the last text when it is sent by itself.
+        fails = bool(names) and (next(calls) == 0 or tuple(names) in fragile)
+        fragile.discard(tuple(names))
+        return ModelFailed("500") if fails else None
+
+    fragile = {(last,)}
+    found = run(service, texts(count), bounds=Bounds(count, 1))
+
+    assert fragile == set()
+    assert_each_once(found, count)
 
 
 def test_a_bad_text_is_found_where_several_addresses_share_the_work() -> None:

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.ssl_ import create_urllib3_context
 
 CONNECT_TIMEOUT_S = 5.0
@@ -59,7 +60,7 @@ class DeadlineSession:
 
     def __init__(self) -> None:
         self._open = _OpenConnections()
-        self._session = requests.Session()
+        self._session = _Session()
         # Neither a proxy nor a key of the environment: the service is a neighbour.
         self._session.trust_env = False
         adapter = _Adapter(self._open)
@@ -88,7 +89,7 @@ class DeadlineSession:
         # A compressed answer may be small on the wire and endless in memory.
         asked = {**headers, "Accept-Encoding": "identity"}
         began = time.monotonic()
-        with _deadline_in(timeout_s):
+        with deadline_in(timeout_s):
             try:
                 with self._session.request(
                     method,
@@ -97,7 +98,6 @@ class DeadlineSession:
                     headers=asked,
                     timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),
                     stream=True,
-                    allow_redirects=False,
                 ) as response:
                     body = _body(response, most_bytes)
                     seconds = time.monotonic() - began
@@ -112,6 +112,13 @@ class DeadlineSession:
         """Cut every connection, those still being made too: requests in flight fail at once."""
         self._open.cut()
         self._session.close()
+
+
+class _Session(requests.Session):
+    """Follows no redirect. Even one that it is told to leave alone, it would read to its end."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return that there is none."""
 
 
 class _OpenConnections:
@@ -180,16 +187,45 @@ class _BoundedTls(_Bounded, ssl.SSLSocket):
     """A TLS socket."""
 
 
+def connected(addresses: Sequence[Any], timeout_s: float) -> socket.socket:
+    """Return a connection to the first of a host's addresses that takes one.
+
+    Args:
+        addresses: As ``socket.getaddrinfo`` gives them.
+        timeout_s: For each; all of them together have what is left of the deadline.
+
+    Raises:
+        OSError: What the last one failed with.
+    """
+    refused = OSError("the host has no address")
+    for family, kind, protocol, _, address in addresses:
+        tcp = _BoundedTcp(family, kind, protocol)
+        try:
+            tcp.settimeout(min(timeout_s, _left_s()))
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tcp.connect(address)
+        except OSError as error:
+            tcp.close()
+            refused = error
+        else:
+            return tcp
+    raise refused
+
+
 def _bounded_pool(pool: Any, connections: _OpenConnections) -> type:
     """Return the pool's class with sockets that keep the deadline and are known."""
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
         def _new_conn(self) -> socket.socket:
-            plain = super()._new_conn()
-            timeout_s = plain.gettimeout()
-            tcp = _BoundedTcp(plain.family, plain.type, plain.proto, fileno=plain.detach())
-            tcp.settimeout(timeout_s)
-            return tcp
+            try:
+                found = socket.getaddrinfo(
+                    self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM
+                )
+                return connected(found, self.timeout)
+            except TimeoutError as error:
+                raise ConnectTimeoutError(self, str(error)) from error
+            except (OSError, UnicodeError) as error:
+                raise NewConnectionError(self, str(error)) from error
 
         def connect(self) -> None:
             super().connect()
@@ -199,7 +235,8 @@ def _bounded_pool(pool: Any, connections: _OpenConnections) -> type:
 
 
 @contextmanager
-def _deadline_in(seconds: float) -> Iterator[None]:
+def deadline_in(seconds: float) -> Iterator[None]:
+    """Have nothing that this thread does on a connection wait for longer, all of it together."""
     token = _deadline.set(time.monotonic() + seconds)
     try:
         yield

@@ -1,9 +1,11 @@
 """Replies that drip, stall, break off or swell: an answer is whole and in time, or none."""
 
+import contextlib
 import gzip
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -14,10 +16,13 @@ from rba_pipeline.resources.deadline_http import (
     DeadlineSession,
     Reply,
     ReplyRefused,
+    connected,
+    deadline_in,
 )
 from rba_pipeline_tests.resources.raw_server import RawServer, head, reset
 
 NOBODY = "http://127.0.0.1:9"
+TCP = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
 
 
 def ask(url: str, *, timeout_s: float = 20, most_bytes: int = 1 << 20) -> Reply:
@@ -28,6 +33,18 @@ def ask(url: str, *, timeout_s: float = 20, most_bytes: int = 1 << 20) -> Reply:
         )
     finally:
         session.close()
+
+
+@contextlib.contextmanager
+def full_listener(host: str) -> Iterator[socket.socket]:
+    """Somebody who answers no further connection: its queue is full."""
+    with contextlib.ExitStack() as queued:
+        listener = queued.enter_context(socket.create_server((host, 0), backlog=0))
+        for _ in range(3):
+            waiting = queued.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener
 
 
 def test_an_answer_comes_with_status_headers_and_body() -> None:
@@ -129,12 +146,46 @@ def test_a_compressed_reply_is_refused_unread() -> None:
         ask(server.url)
 
 
-def test_a_redirect_is_not_followed() -> None:
+@pytest.mark.parametrize("to", [NOBODY, "http://["])
+def test_a_redirect_is_not_followed_wherever_it_leads(to: str) -> None:
     def behave(connection: socket.socket, number: int) -> None:
-        connection.sendall(head(307, 0, Location=NOBODY))
+        connection.sendall(head(307, 0, Location=to))
 
     with RawServer(behave) as server:
         assert ask(server.url).status == 307
+
+
+def test_nor_is_one_that_is_compressed_read() -> None:
+    bomb = gzip.compress(b"0" * (1 << 24))
+
+    def behave(connection: socket.socket, number: int) -> None:
+        connection.sendall(head(302, len(bomb), Location="/", Content_Encoding="gzip") + bomb)
+
+    with RawServer(behave) as server, pytest.raises(ReplyRefused, match="compressed"):
+        ask(server.url)
+
+
+def test_a_host_of_many_addresses_has_one_deadline_for_all_of_them() -> None:
+    with contextlib.ExitStack() as open_sockets:
+        deaf = [
+            open_sockets.enter_context(full_listener(f"127.0.0.{last}")) for last in range(2, 8)
+        ]
+        found = [(*TCP, each.getsockname()) for each in deaf]
+        started = time.monotonic()
+        with deadline_in(1), pytest.raises(TimeoutError):
+            connected(found, timeout_s=5)
+        took_s = time.monotonic() - started
+
+    assert 1 <= took_s < 3
+
+
+def test_an_address_that_refuses_leads_to_the_next() -> None:
+    with RawServer(lambda connection, number: None) as server:
+        port = int(server.url.rpartition(":")[2])
+        # Nobody listens at the first.
+        found = [(*TCP, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        with deadline_in(20), connected(found, timeout_s=5) as connection:
+            assert connection.getpeername() == ("127.0.0.1", port)
 
 
 def test_closing_the_session_ends_requests_in_flight_at_once() -> None:

@@ -17,10 +17,13 @@ class Circumstances:
     """What the advice depends on.
 
     Attributes:
+        model, prompt: What the service serves, and what it puts before each text.
+        services: How many addresses answer.
         batch_size, parallel_batches: As the user set them; ``None``: not set.
         preset: Whose values hold where none is set; ``None``: those were measured here, or are
             only the bounds of a run that finds its pace.
         in_flight: What will be in flight at once at first.
+        device, cores: Of one of them.
         server_batch_size: Texts of one forward pass of the service.
         tokens_per_text: Of the texts of this run, on average.
         rate: Measured tokens per second of the service; 0 where it has not worked yet.
@@ -28,6 +31,8 @@ class Circumstances:
             measured at; ``None``: nothing, or another preset is in force.
     """
 
+    model: str
+    prompt: str
     batch_size: int | None
     parallel_batches: int | None
     preset: str | None
@@ -39,6 +44,7 @@ class Circumstances:
     server_batch_size: int
     tokens_per_text: float
     rate: float
+    services: int = 1
     unreachable: tuple[str, ...] = ()
     tuned_elsewhere: str | None = None
 
@@ -47,6 +53,7 @@ def advice(run: Circumstances) -> list[str]:
     """Return a sentence for each pitfall that applies, with the value to use."""
     return [
         *_of_addresses(run),
+        *_of_prompt(run),
         *_of_tuning(run),
         *_of_parallelism(run),
         *_of_batch_size(run),
@@ -61,6 +68,15 @@ def _of_addresses(run: Circumstances) -> Iterator[str]:
         )
 
 
+def _of_prompt(run: Circumstances) -> Iterator[str]:
+    if "nomic" in run.model.lower() and not run.prompt:
+        yield (
+            f"{run.model} is served without a prompt, and nomic's models are trained with them: "
+            "searches find less. Use a model folder whose config_sentence_transformers.json has "
+            "prompts"
+        )
+
+
 def _of_tuning(run: Circumstances) -> Iterator[str]:
     if run.tuned_elsewhere is not None:
         yield (
@@ -70,11 +86,12 @@ def _of_tuning(run: Circumstances) -> Iterator[str]:
 
 
 def _of_parallelism(run: Circumstances) -> Iterator[str]:
-    enough = max(_REQUESTS_ON_A_CPU, 2 * run.cores)
+    enough = run.services * max(_REQUESTS_ON_A_CPU, 2 * run.cores)
+    machines = f"{run.cores} cores" if run.services == 1 else f"{run.services} × {run.cores} cores"
     requests, origin = _in_force(run, run.parallel_batches, run.in_flight.parallel_batches)
     if run.device == "cpu" and requests > enough:
         yield (
-            f"parallel_batches={requests}{origin} is too much parallelism for {run.cores} cores: "
+            f"parallel_batches={requests}{origin} is too much parallelism for {machines}: "
             f"more requests wait longer and are not faster. Use {enough}"
         )
 

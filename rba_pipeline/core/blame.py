@@ -172,9 +172,9 @@ class Blame:
             ]
             kind = RequestRejected if refused else ModelFailed
             return kind(
-                f"{error}. The service refused {len(self._blamed)} texts, or failed at them alone, and "
-                f"at a harmless one, and embedded {self._embedded}: it is not the texts. See its "
-                "log; nothing was put into quarantine for this"
+                f"{error}. The service refused {len(self._blamed)} texts, or failed at them alone, "
+                f"and at a harmless one, and embedded {self._embedded}: it is not the texts. See "
+                "its log; nothing was put into quarantine for this"
             )
         # They stay where they are, without another charge.
         self.rejections += [Rejection(each.text.text_hash, each.reason, 0) for each in unproven]

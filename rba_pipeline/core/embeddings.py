@@ -100,11 +100,12 @@ class Outcome:
         """
         if self.outcome != "quarantined" or not self.attempts:
             return False
+        if self.is_forgotten:
+            return True
         if self.reason == "text_too_long" and truncate:
             return False
         # What the service says of a text stays true; what it failed at may have been its own fault.
-        passing = self.reason in PASSING_REASONS and self.attempts < RUNS_TO_HOLD
-        return self.is_forgotten or not passing
+        return self.reason not in PASSING_REASONS or self.attempts >= RUNS_TO_HOLD
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,6 @@ def _model(info: ServiceInfo) -> Iterator[Finding]:
     about = f"{info.space.model}, {info.space.dimensions} dimensions, {info.max_tokens} tokens"
     prompt = f"prompt {info.document_prompt!r}" if info.document_prompt else "no prompt"
     yield ok("service model", f"{about}, {prompt}, on {info.device} with {info.cores} cores")
-    needs_one = "nomic" in info.space.model.lower()
-    if needs_one and not info.document_prompt:
-        yield warning(
-            "service model",
-            "nomic's models are trained with prompts, and the service has none: take a model "
-            "folder whose config_sentence_transformers.json has them",
-        )
 
 
 def _space(found: Neighbours, info: ServiceInfo) -> Iterator[Finding]:

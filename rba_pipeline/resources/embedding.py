@@ -262,6 +262,8 @@ class Embedding(CheckedResource):
         tuned = self.tuned()
         return advice(
             Circumstances(
+                model=info.space.model,
+                prompt=info.document_prompt,
                 batch_size=self.batch_size,
                 parallel_batches=self.parallel_batches,
                 preset=None if self.adaptive or tuned else self.preset.value,
@@ -273,6 +275,7 @@ class Embedding(CheckedResource):
                 server_batch_size=info.server_batch_size,
                 tokens_per_text=tokens / max(1, texts),
                 rate=self.client.tokens_per_second(),
+                services=len(self.client.addresses) - len(self.client.unreachable),
                 unreachable=self.client.unreachable,
                 tuned_elsewhere=tuned.difference(identity(info)) if tuned else None,
             )

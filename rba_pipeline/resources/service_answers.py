@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from rba_pipeline.core.errors import (
 )
 from rba_pipeline.core.stages import RequestSeconds
 from rba_pipeline.resources.deadline_http import Reply
+
+# Of one text: no model takes as many.
+_MOST_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +181,10 @@ def json_of(reply: Reply, address: str) -> dict[str, Any]:
 def _token_counts(data: Sequence[dict[str, Any]], address: str) -> tuple[int, ...]:
     counts = tuple(item.get("tokens", 0) for item in data)
     for index, count in enumerate(counts):
-        if type(count) is not int or count < 0:
+        if type(count) is not int or not 0 <= count <= _MOST_TOKENS:
             raise ContractBroken(
-                f"{address}: text {index} has tokens={count!r}, not a whole number"
+                f"{address}: text {index} has tokens={count!r:.40}, not a whole number from 0 to "
+                f"{_MOST_TOKENS}"
             )
     return counts
 
@@ -237,8 +242,13 @@ def _error_body(reply: Reply) -> tuple[str, str, int | None]:
 
 
 def _retry_after_s(reply: Reply) -> float | None:
+    """Return the seconds that are asked for; proxies may name a date instead (RFC 9110, 10.2.3)."""
+    asked = reply.headers.get("Retry-After", "")
     try:
-        told_s = float(reply.headers.get("Retry-After", ""))
+        told_s = float(asked)
     except ValueError:
-        return None
+        try:
+            told_s = parsedate_to_datetime(asked).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
     return max(0.0, told_s) if math.isfinite(told_s) else None

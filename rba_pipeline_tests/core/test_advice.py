@@ -8,6 +8,8 @@ from rba_pipeline.core.advice import Circumstances, advice
 from rba_pipeline.core.presets import Bounds
 
 FINE = Circumstances(
+    model="nomic-ai/nomic-embed-text-v1.5",
+    prompt="search_document: ",
     batch_size=8,
     parallel_batches=4,
     preset=None,
@@ -58,6 +60,12 @@ def test_where_no_pitfall_applies_nothing_is_said() -> None:
             ["1 texts in flight take it about 10 s", "Use 20"],
             id="one-text-is-too-many",
         ),
+        pytest.param({"prompt": ""}, ["nomic-embed-text-v1.5 is served without"], id="no-prompt"),
+        pytest.param(
+            {"parallel_batches": 16, "services": 3},
+            ["parallel_batches=16 is too much parallelism for 3 × 2 cores", "Use 12"],
+            id="too-much-for-several",
+        ),
         pytest.param(
             {"unreachable": ("http://b",)}, ["http://b does not answer"], id="an-address-is-down"
         ),
@@ -89,6 +97,8 @@ def test_what_a_preset_stands_for_is_judged_like_what_was_set() -> None:
     [
         pytest.param({"parallel_batches": 16, "device": "cuda"}, id="a-gpu"),
         pytest.param({"parallel_batches": 16, "cores": 8}, id="many-cores"),
+        pytest.param({"parallel_batches": 12, "services": 3}, id="many-services"),
+        pytest.param({"prompt": "", "model": "all-MiniLM-L6-v2"}, id="a-model-without-prompts"),
         pytest.param({"parallel_batches": None, "batch_size": None}, id="nothing-set"),
         pytest.param({"timeout_s": 20, "rate": 0.0}, id="a-speed-that-is-not-known"),
         pytest.param({"tokens_per_text": 0.0}, id="nothing-to-embed"),

@@ -157,6 +157,12 @@ def test_every_text_has_one_outcome(
         pytest.param(
             quarantined("a", "model_failed", 1, is_forgotten=True), False, True, id="forgotten"
         ),
+        pytest.param(
+            quarantined("a", "text_too_long", 1, is_forgotten=True),
+            True,
+            True,
+            id="forgotten-though-it-may-be-cut-now",
+        ),
     ],
 )
 def test_a_text_that_is_known_to_fail_is_not_sent_again(

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import numpy as np
 import pytest
@@ -106,7 +108,15 @@ def test_a_rejected_text_is_named_by_its_index(
 
 @pytest.mark.parametrize(
     ("said", "wait_s"),
-    [("2", 2.0), ("0.7", 0.7), ("-1", 0.0), ("soon", None), ("nan", None), ("inf", None)],
+    [
+        ("2", 2.0),
+        ("0.7", 0.7),
+        ("-1", 0.0),
+        ("soon", None),
+        ("nan", None),
+        ("inf", None),
+        ("Wed, 25 Nov 2015 07:28:00 GMT", 0.0),
+    ],
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_the_time_that_a_service_names_is_in_its_error(
@@ -118,6 +128,18 @@ def test_the_time_that_a_service_names_is_in_its_error(
         client.embed(oracle.url, TEXTS, info=client.info())
 
     assert raised.value.retry_after_s == wait_s
+
+
+def test_a_proxy_may_name_a_date_to_wait_for(
+    client: EmbeddingClient, oracle: OracleService
+) -> None:
+    then = datetime.now(UTC) + timedelta(seconds=600)
+    oracle.script = once(Reply.error(503, "", Retry_After=format_datetime(then, usegmt=True)))
+
+    with pytest.raises(ServiceUnavailable) as raised:
+        client.embed(oracle.url, TEXTS, info=client.info())
+
+    assert raised.value.retry_after_s == pytest.approx(600, abs=60)
 
 
 def test_a_wrong_key_is_refused_before_any_text_is_sent(oracle: OracleService) -> None:

@@ -57,6 +57,9 @@ def test_items_in_another_order_are_placed_by_their_index(
         pytest.param(
             lambda body: body["data"][2].update(tokens="x"), "tokens", id="text-as-tokens"
         ),
+        pytest.param(
+            lambda body: body["data"][2].update(tokens=10**400), "tokens=1000", id="absurd-tokens"
+        ),
         pytest.param(lambda body: body["data"][0].update(embedding="AAAA"), "vector 0", id="short"),
     ],
 )

@@ -153,7 +153,7 @@ class CatalogueRefresh:
         try:
             raw = self._bytes(file)
         except DocumentRejected as rejected:
-            kept = self._refuse(entry, rejected)
+            kept = self._refuse(file, entry, rejected)
             self.judged += int(not kept and self.entries[file.path] != before)
             return
         entry = replace(entry, sha256=hashlib.sha256(raw).hexdigest())
@@ -175,16 +175,17 @@ class CatalogueRefresh:
             self._parse(raw, entry, stated)
             self.parsed += 1
         except DocumentRejected as rejected:
-            self.parsed += int(not self._refuse(entry, rejected))
+            self.parsed += int(not self._refuse(file, entry, rejected))
 
-    def _refuse(self, entry: Entry, rejected: DocumentRejected) -> bool:
+    def _refuse(self, file: Found, entry: Entry, rejected: DocumentRejected) -> bool:
         """Quarantine a file; return whether an earlier version of it stands instead.
 
-        What was published stays until there is a better version of it, or its file is gone.
+        What was published stays until there is a better version of it, or its file is not listed.
+        One that is gone after it was listed may have its folder unmounted: the next listing tells.
         """
         limits = _written(self.parser.limits) if isinstance(rejected, ParsingStopped) else ""
         before = self.before.get(entry.path)
-        kept = before is not None and before.part in self._parts and rejected.reason != "missing"
+        kept = before is not None and before.part in self._parts and not file.is_missing
         if before is None or not kept:
             self.entries[entry.path] = replace(
                 entry, reason=rejected.reason, detail=rejected.detail, limits=limits
@@ -192,7 +193,7 @@ class CatalogueRefresh:
             return False
         self.kept += 1
         # A disk that fails for a moment is asked again; another file is not read twice.
-        if rejected.reason != "unreadable":
+        if rejected.reason not in ("missing", "unreadable"):
             self.entries[entry.path] = replace(
                 before,
                 size=entry.size,

@@ -185,7 +185,7 @@ class DocumentSource(CheckedResource):
 
     def _refuse_mass_delete(self, wanted: list[Found], before: dict[str, Entry]) -> None:
         known = {path for path, entry in before.items() if entry.reason is None}
-        left = known & {file.path for file in wanted if not _is_missing(file)}
+        left = known & {file.path for file in wanted if not file.is_missing}
         gone = len(known) - len(left)
         few = gone <= max(MOST_GONE, MOST_GONE_SHARE * len(known))
         if not known or self.allow_mass_delete or (left and few):
@@ -197,10 +197,6 @@ class DocumentSource(CheckedResource):
             "documents are to go, set resources > source > config > allow_mass_delete: true for "
             "one run"
         )
-
-
-def _is_missing(file: Found) -> bool:
-    return file.problem is not None and file.problem.reason == "missing"
 
 
 def _entries(place: Place) -> list[Entry]:

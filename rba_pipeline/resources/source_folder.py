@@ -34,6 +34,11 @@ class Found:
     modified: str
     problem: DocumentRejected | None = None
 
+    @property
+    def is_missing(self) -> bool:
+        """Return whether it was named, but not there."""
+        return self.problem is not None and self.problem.reason == "missing"
+
 
 class SourceFolder(Protocol):
     """A folder somewhere. Nothing outside it is ever read, and no read waits for a writer."""
@@ -222,8 +227,7 @@ def read_manifest(source: SourceFolder) -> dict[str, Stated] | None:
         SourceUnavailable: A line is no JSON object with a path, or says two things of one file:
             which files are publications is then unknown, and none may be taken for deleted.
     """
-    listed = source.look(MANIFEST)
-    if listed.problem is not None and listed.problem.reason == "missing":
+    if source.look(MANIFEST).is_missing:
         return None
     try:
         lines = source.read(MANIFEST, -1).decode("utf-8-sig").splitlines()

@@ -30,7 +30,7 @@ from rba_pipeline_tests.bad_documents import (
 from rba_pipeline_tests.faults.invariants import check_invariants
 from rba_pipeline_tests.installation import Installation, failures, total
 from rba_pipeline_tests.oracle_service import OracleService, tokenizer_json
-from rba_pipeline_tests.resources.corpus import Corpus, text_of
+from rba_pipeline_tests.resources.corpus import TODAY, Corpus, text_of
 
 MEBIBYTE = 2**20
 # Tight, so that a test need not wait for what a run would wait for.
@@ -382,6 +382,40 @@ def test_t12_a_source_that_goes_away_while_it_is_read_takes_no_document_away(
 
     with pytest.raises(SourceUnavailable, match="Nothing was changed"):
         Racing(folder, unmount).read("a.txt", 100)
+
+
+@pytest.mark.parametrize("below", [".", "mounted"], ids=["all-of-it", "a-folder-with-all-files"])
+def test_t12_a_source_that_is_unmounted_while_it_is_read_takes_no_document_away(
+    corpus: Corpus, tmp_path: Path, below: str
+) -> None:
+    """What is left of a mount is an empty folder."""
+    paths = [f"mounted/2012-05-{day:02}.txt" for day in range(1, 13)]
+    if below != ".":
+        corpus.manifest(*({"path": path} for path in paths))
+    for path in paths:
+        corpus.put(path, f"{path}\n\nbefore")
+    corpus.refresh()
+    for path in paths:
+        corpus.put(path, f"{path}\n\nafter")
+    mounted, away = corpus.folder / below, tmp_path / "away"
+
+    def unmount(done: int, total: int) -> None:
+        if done == 1:
+            mounted.rename(away)
+            mounted.mkdir()
+
+    unmounted = corpus.source().refresh(TODAY, unmount)
+    between = texts(corpus)
+    with pytest.raises(SourceUnavailable, match="not mounted"):
+        corpus.refresh()
+    mounted.rmdir()
+    away.rename(mounted)
+    again = corpus.refresh()
+
+    assert (unmounted.parsed, unmounted.kept, unmounted.removed) == (1, 11, 0)
+    assert between == ["after"] + ["before"] * 11
+    assert corpus.reasons() == {}
+    assert (again.parsed, again.documents) == (11, 12)
 
 
 # T14: chunks at the limit

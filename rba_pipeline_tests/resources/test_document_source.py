@@ -524,14 +524,34 @@ def test_a_file_that_cannot_be_read_is_tried_again_next_time(
     assert corpus.paths() == ["a.txt"]
 
 
-def test_a_disk_that_fails_for_a_moment_takes_no_document_away(corpus: Corpus) -> None:
+@pytest.mark.parametrize("problem", ["unreadable", "missing"])
+def test_a_file_that_is_listed_and_cannot_be_read_for_a_moment_keeps_its_document(
+    corpus: Corpus, problem: str
+) -> None:
     corpus.put("a.txt", text_of("3 May 2020"))
     corpus.refresh()
     corpus.put("a.txt", text_of("3 May 2020", "other words"))
 
-    assert refresh_with(corpus, "unreadable").kept == 1
+    assert refresh_with(corpus, problem).kept == 1
     assert corpus.paths() == ["a.txt"]
     assert corpus.refresh().parsed == 1
+
+
+def test_a_document_that_is_deleted_between_listing_and_reading_goes_with_the_next_listing(
+    corpus: Corpus,
+) -> None:
+    corpus.put("a.txt", text_of("3 May 2020"))
+    gone = corpus.put("b.txt", text_of("4 May 2020"))
+    corpus.refresh()
+    for name in ("a.txt", "b.txt"):
+        corpus.put(name, text_of("3 May 2020", "other words"))
+
+    first = corpus.source().refresh(TODAY, lambda done, total: gone.unlink(missing_ok=True))
+    second = corpus.refresh()
+
+    assert (first.kept, first.removed) == (1, 0)
+    assert (second.kept, second.removed) == (0, 1)
+    assert corpus.paths() == ["a.txt"]
 
 
 # Other file systems

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -126,9 +126,14 @@ class EmbeddingStore(dg.ConfigurableResource):
 
         ``wanted`` is read before this returns. Hashes without a vector are left out; at most some
         thousand rows are in memory at once.
+
+        Raises:
+            RecordFull: The temporary file of the wanted hashes has no room.
         """
-        left = TextLedger()
-        left.add((name, 0) for name in wanted)
+        with ExitStack() as unless_read:
+            left = unless_read.enter_context(TextLedger())
+            left.add((name, 0) for name in wanted)
+            unless_read.pop_all()
         return self._vectors(space, year, left)
 
     def _vectors(

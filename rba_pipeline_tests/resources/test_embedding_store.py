@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from rba_pipeline.core.embeddings import Outcome, Part
-from rba_pipeline.core.errors import RecordMissing
+from rba_pipeline.core.errors import RecordFull, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
 from rba_pipeline_tests.resources.sample_records import CORPUS, SPACE, YEAR, sha256, vectors_of
+from rba_pipeline_tests.resources.test_store_root import limited_file_size
 
 SPACE_ID, IN = SPACE.id, 2013
 
@@ -92,6 +93,11 @@ def test_only_wanted_vectors_are_yielded_and_absent_ones_left_out(tmp_path: Path
     keep(store, "a", "b", "c")
 
     assert found(store, ["b", "x"]).keys() == {sha256("b")}
+
+
+def test_wanted_hashes_that_find_no_room_are_told_as_any_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RecordFull, match="SQLITE_TMPDIR"), limited_file_size(100_000):
+        writer(tmp_path).vectors(SPACE_ID, IN, map(sha256, names(300_000)))
 
 
 def test_an_empty_part_leaves_no_file(tmp_path: Path, folder: Path) -> None:

@@ -20,7 +20,7 @@ from rba_pipeline.core.embeddings import Outcome, Part, Space, batched
 from rba_pipeline.core.errors import RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.record_store import described
-from rba_pipeline.resources.store_root import StoreRoot
+from rba_pipeline.resources.store_root import KeptRows, StoreRoot
 from rba_pipeline.resources.text_ledger import TextLedger
 
 ROWS_PER_GROUP = 1024
@@ -205,11 +205,13 @@ class EmbeddingStore(dg.ConfigurableResource):
         if not self._root().exists(path):
             raise RecordMissing(f"{self.store}/{path} is not there: materialise 'embeddings' first")
         counts, quarantined = Counter[str](), dict[str, Outcome]()
-        for row in self._outcome_rows(path):
-            counts[row.outcome] += 1
-            if row.outcome == "quarantined":
-                quarantined[row.text_hash] = row
-        return Outcomes(*self._about(path), counts, quarantined)
+        # One opening for both: another run may replace the file at any time.
+        with self._root().parquet(path) as kept:
+            for row in _outcomes_in(kept):
+                counts[row.outcome] += 1
+                if row.outcome == "quarantined":
+                    quarantined[row.text_hash] = row
+            return Outcomes(*_about(kept), counts, quarantined)
 
     def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
         """Return the texts that the last run quarantined in ``space``, and those that runs which
@@ -218,9 +220,9 @@ class EmbeddingStore(dg.ConfigurableResource):
         found = dict[str, Outcome]()
         for path in (self._outcomes_path(window), self._rejected_path(window)):
             # A run that ends well removes the second one.
-            with suppress(FileNotFoundError):
-                if self._about(path)[0].id == space:
-                    for row in self._outcome_rows(path, only="quarantined"):
+            with suppress(FileNotFoundError), self._root().parquet(path) as kept:
+                if _about(kept)[0].id == space:
+                    for row in _outcomes_in(kept, only="quarantined"):
                         known = found.get(row.text_hash, row)
                         found[row.text_hash] = max(known, row, key=lambda each: each.attempts)
         return found
@@ -255,11 +257,10 @@ class EmbeddingStore(dg.ConfigurableResource):
             return row.outcome == "quarantined" and row.text_hash in names
 
         for path in self._all_outcomes():
-            with suppress(FileNotFoundError):
-                if any(map(is_meant, self._outcome_rows(path))):
-                    rows = self._outcome_rows(path)
-                    changed = (change(row) if is_meant(row) else row for row in rows)
-                    self._write_outcomes(path, self._about(path), changed)
+            with suppress(FileNotFoundError), self._root().parquet(path) as kept:
+                if any(map(is_meant, _outcomes_in(kept))):
+                    rows = (change(row) if is_meant(row) else row for row in _outcomes_in(kept))
+                    self._write_outcomes(path, _about(kept), rows)
 
     def canary(self, space: str) -> NDArray[np.float32] | None:
         """Return the canary's vector, float32 ``(dimensions,)``, as ``space`` was first used."""
@@ -293,19 +294,9 @@ class EmbeddingStore(dg.ConfigurableResource):
             for group in batched(rows, OUTCOMES_PER_GROUP):
                 writer.write_table(pa.Table.from_pylist([asdict(row) for row in group], schema))
 
-    def _about(self, path: str) -> tuple[Space, str]:
-        with self._root().parquet(path) as parquet:
-            return parquet.told(lambda about: (Space(**about["space"]), str(about["chunking_id"])))
-
     def _outcome_rows(self, path: str, only: str | None = None) -> Iterator[Outcome]:
-        def outcomes_of(batch: pa.RecordBatch) -> list[Outcome]:
-            # Of most partitions next to none are in quarantine: not one object for each row.
-            some = batch.filter(pc.field("outcome") == only) if only else batch
-            return [Outcome(**row) for row in some.to_pylist()]
-
-        with self._root().parquet(path) as parquet:
-            for outcomes in parquet.decoded(outcomes_of, OUTCOMES_PER_GROUP):
-                yield from outcomes
+        with self._root().parquet(path) as kept:
+            yield from _outcomes_in(kept, only)
 
     def _canary_path(self, space: str) -> str:
         return f"embeddings/{self.corpus}/{space}/canary.parquet"
@@ -351,6 +342,20 @@ class EmbeddingStore(dg.ConfigurableResource):
 
 def _written(space: Space, chunking_id: str) -> str:
     return json.dumps({"space": asdict(space), "chunking_id": chunking_id})
+
+
+def _about(kept: KeptRows) -> tuple[Space, str]:
+    return kept.told(lambda about: (Space(**about["space"]), str(about["chunking_id"])))
+
+
+def _outcomes_in(kept: KeptRows, only: str | None = None) -> Iterator[Outcome]:
+    def outcomes_of(batch: pa.RecordBatch) -> list[Outcome]:
+        # Of most partitions next to none are in quarantine: not one object for each row.
+        some = batch.filter(pc.field("outcome") == only) if only else batch
+        return [Outcome(**row) for row in some.to_pylist()]
+
+    for outcomes in kept.decoded(outcomes_of, OUTCOMES_PER_GROUP):
+        yield from outcomes
 
 
 def _table(

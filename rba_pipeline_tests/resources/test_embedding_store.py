@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,6 +15,7 @@ from rba_pipeline.core.embeddings import Outcome, Part
 from rba_pipeline.core.errors import RecordFull, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
+from rba_pipeline.resources.store_root import KeptRows, StoreRoot
 from rba_pipeline_tests.resources.sample_records import CORPUS, SPACE, YEAR, sha256, vectors_of
 from rba_pipeline_tests.resources.test_store_root import limited_file_size
 
@@ -258,6 +260,34 @@ def test_outcomes_replace_those_of_an_earlier_run(tmp_path: Path) -> None:
     write(store, EMBEDDED)
 
     assert store.outcomes(YEAR) == Outcomes(SPACE, CUT_BY, {"embedded": 1}, {})
+
+
+def test_outcomes_that_another_run_replaces_while_they_are_read_are_of_one_run(
+    tmp_path: Path,
+) -> None:
+    other, newer = writer(tmp_path), replace(SPACE, id="b" * 32)
+
+    class Overtaken(StoreRoot):
+        """Another run replaces every file as soon as it is open."""
+
+        @contextmanager
+        def parquet(self, path: str) -> Iterator[KeptRows]:
+            with super().parquet(path) as kept:
+                other.write_outcomes(YEAR, newer, CUT_BY, [EMBEDDED])
+                yield kept
+
+    class Reading(EmbeddingStore):
+        def _root(self) -> StoreRoot:
+            return Overtaken(self.store)
+
+    reading = Reading(store=str(tmp_path), corpus=CORPUS)
+    write(other, EMBEDDED, TRUNCATED, BAD)
+    read = reading.outcomes(YEAR)
+    write(other, EMBEDDED, TRUNCATED, BAD)
+    earlier = reading.earlier(YEAR, SPACE_ID)
+
+    assert read == OUTCOMES
+    assert earlier == {BAD.text_hash: BAD}
 
 
 def test_outcomes_of_a_partition_that_never_ran_say_what_to_materialise(tmp_path: Path) -> None:

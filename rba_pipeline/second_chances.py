@@ -37,18 +37,20 @@ def forget(
     Raises:
         BadSetting: A name is of no text in quarantine; nothing was changed.
     """
-    # Of all, those that the record does not know any more go as well.
-    listed = _listed(vector_store) if names is None else []
-    # The record first: the database's list is made from it.
-    changed = vector_store.holding_outcomes(
-        lambda: _changed(
+
+    def forgotten() -> dict[str, list[str]]:
+        # Of all, those that the record does not know any more go as well.
+        listed = _listed(vector_store) if names is None else []
+        # The record first: the database's list is made from it.
+        changed = _changed(
             embedding_store,
             names,
             lambda row: replace(row, attempts=max(1, row.attempts), is_forgotten=True),
         )
-    )
-    vector_store.drop_from_quarantine("text", {*listed, *changed})
-    return _windows(changed)
+        vector_store.drop_from_quarantine("text", {*listed, *changed})
+        return changed
+
+    return _windows(vector_store.holding_outcomes(forgotten))
 
 
 def _listed(vector_store: VectorStore) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import dagster as dg
 
-from rba_pipeline.assets.progress import ProgressReport, waiting_for, waiting_for_service
+from rba_pipeline.assets.progress import ProgressReport, waiting_for_service
+from rba_pipeline.assets.quarantine import list_texts, waiting_for_outcomes
 from rba_pipeline.assets.reporting import counted, picture_of, traffic_of, window_in
 from rba_pipeline.assets.timings import (
     LEANING,
@@ -28,9 +29,7 @@ from rba_pipeline.resources.embedding import Embedding
 from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
 from rba_pipeline.resources.embedding_stream import Traffic
 from rba_pipeline.resources.kept_vectors import kept_vectors
-from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.pools import steps_at_once
-from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.sentinel import sentinel, sentinel_verdict
 from rba_pipeline.resources.service_answers import ServiceInfo
@@ -39,8 +38,6 @@ from rba_pipeline.resources.text_ledger import TextLedger
 from rba_pipeline.resources.vector_store import HASTE_S, VectorStore
 
 _OUTCOMES = ("embedded", "reused", "truncated", "quarantined")
-# Whom one waits for before outcomes can be written.
-_WRITER = "another run or command that writes what became of texts"
 
 
 @dataclass(slots=True)
@@ -143,7 +140,7 @@ class EmbeddingRun:
     def write_outcomes(self, ledger: TextLedger) -> Outcomes:
         """Write what became of every text, and return it."""
 
-        def write() -> None:
+        def write() -> Outcomes:
             # Read here: somebody may have given a text a second chance meanwhile.
             with self.stopwatch.stage(Stage.READING):
                 before = self.embedding_store.earlier(self.window, self.info.space.id)
@@ -152,13 +149,13 @@ class EmbeddingRun:
                 self.embedding_store.write_outcomes(
                     self.window, self.info.space, self.chunking_id, rows
                 )
+            with self.stopwatch.stage(Stage.READING):
+                return self.embedding_store.outcomes(self.window)
 
         with self.stopwatch.stage(Stage.DATABASE):
-            self.vector_store.holding_outcomes(
-                write, Waiting(self.stopwatch, waiting_for(self.context, _WRITER))
+            return self.vector_store.holding_outcomes(
+                write, waiting_for_outcomes(self.context, self.stopwatch)
             )
-        with self.stopwatch.stage(Stage.READING):
-            return self.embedding_store.outcomes(self.window)
 
     def _write_rejected(self, ledger: TextLedger) -> None:
         """Write which texts have no vector, if the run found some at fault."""
@@ -213,11 +210,11 @@ class EmbeddingRun:
                 sung = sentinel_verdict(self.embedding.client, self.embedding_store, self.info)
         return require([*kept.verdicts(), sung])
 
-    def quarantine(self, made: Outcomes) -> None:
+    def quarantine(self) -> None:
         """List the texts that have no vector, and why."""
+        waiting = waiting_for_outcomes(self.context, self.stopwatch)
         with self.stopwatch.stage(Stage.DATABASE):
-            entries = text_entries(made.quarantined.values(), self.window)
-            self.vector_store.replace_quarantine("text", self.window, entries)
+            list_texts(self.embedding_store, self.vector_store, self.window, waiting)
 
     def metadata(self, made: Outcomes) -> dict[str, Any]:
         """Return the figures and pictures of the run."""

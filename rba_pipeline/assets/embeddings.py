@@ -50,7 +50,7 @@ def embeddings_asset(
                 run.embed(ledger)
                 made = run.write_outcomes(ledger)
         verdicts = run.verdicts()
-        run.quarantine(made)
+        run.quarantine()
         return dg.MaterializeResult(
             check_results=check_results(verdicts), metadata=run.metadata(made)
         )

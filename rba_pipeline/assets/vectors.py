@@ -9,6 +9,7 @@ import dagster as dg
 
 from rba_pipeline.assets.checks import check_results, check_specs
 from rba_pipeline.assets.predicting import prediction_error
+from rba_pipeline.assets.quarantine import list_texts, waiting_for_outcomes
 from rba_pipeline.assets.reporting import columns, one_message, window_in
 from rba_pipeline.assets.timings import earlier_in_run, report, seconds_of_run, times_of
 from rba_pipeline.core.checks import corpus_adds_up
@@ -21,7 +22,6 @@ from rba_pipeline.resources.document_source import DocumentSource
 from rba_pipeline.resources.embedding_store import EmbeddingStore
 from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.publication import VECTORS
-from rba_pipeline.resources.quarantine import text_entries
 from rba_pipeline.resources.record_store import RecordStore
 from rba_pipeline.resources.staging import Content
 from rba_pipeline.resources.stopwatch import Stopwatch
@@ -88,9 +88,8 @@ def vectors_asset(
                 made.space, window, content, Waiting(stopwatch, in_line)
             )
             # Written with the outcomes, unless the database was made anew since, or was away then.
-            vector_store.replace_quarantine(
-                "text", window, text_entries(made.quarantined.values(), window)
-            )
+            waiting = waiting_for_outcomes(context, stopwatch)
+            list_texts(embedding_store, vector_store, window, waiting)
             served = vector_store.published_documents(made.space.id)
 
         with stopwatch.stage(Stage.CHECKING):

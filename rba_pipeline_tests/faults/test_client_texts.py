@@ -3,15 +3,20 @@
 import math
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import dagster as dg
+import psycopg
 import pytest
 
+from rba_pipeline.assets.embeddings import embeddings_asset
 from rba_pipeline.assets.vectors import vectors_asset
 from rba_pipeline.definitions import build_resources
 from rba_pipeline.materialise import PartitionResult
 from rba_pipeline.partitions import partitions_by
-from rba_pipeline.second_chances import retry
+from rba_pipeline.resources.locks import lock_key
+from rba_pipeline.second_chances import forget, retry
 from rba_pipeline_tests.faults.conftest import (
     BATCH,
     IN_FLIGHT,
@@ -23,8 +28,9 @@ from rba_pipeline_tests.faults.invariants import (
     check_invariants,
 )
 from rba_pipeline_tests.faults.runs import figure, run
-from rba_pipeline_tests.installation import Installation, failures
+from rba_pipeline_tests.installation import RUN_S, Installation, failures
 from rba_pipeline_tests.oracle_service import OracleService, Reply
+from rba_pipeline_tests.resources.publishing import wait_for_a_waiting_lock
 
 pytestmark = pytest.mark.postgres
 
@@ -36,6 +42,33 @@ def fails_at(poison: str) -> Callable[[int, list[str]], Reply | None]:
         return Reply.error(500, "model_failed") if any(poison in text for text in texts) else None
 
     return script
+
+
+def rejects(poison: str) -> Callable[[int, list[str]], Reply | None]:
+    def script(number: int, texts: list[str]) -> Reply | None:
+        bad = [place for place, text in enumerate(texts) if poison in text]
+        return Reply.error(422, "text_invalid", bad[0]) if bad else None
+
+    return script
+
+
+def succeeds(project: Installation, of: Callable[..., dg.AssetsDefinition]) -> bool:
+    """Materialise one asset of the partition alone."""
+    settings = project.settings
+    return dg.materialize(
+        [of(partitions_by(settings.grain, settings.first_year), None)],
+        partition_key=PARTITION,
+        resources=build_resources(settings),
+        instance=dg.DagsterInstance.ephemeral(),
+    ).success
+
+
+def forget_all(project: Installation) -> tuple[int, int]:
+    """Forget all texts; return how many were listed before, and are afterwards."""
+    with project.neighbours() as found:
+        before = found.vector_store.quarantine()
+        forget(found.embedding_store, found.vector_store, None)
+        return len(before), len(found.vector_store.quarantine())
 
 
 @pytest.mark.case("C9")
@@ -101,18 +134,57 @@ def test_publishing_alone_lists_the_texts_without_a_vector(
         (before,) = found.vector_store.quarantine()
         found.vector_store.drop_from_quarantine("text", [before.name])
 
-    settings = project.settings
-    published = dg.materialize(
-        [vectors_asset(partitions_by(settings.grain, settings.first_year), None)],
-        partition_key=PARTITION,
-        resources=build_resources(settings),
-        instance=dg.DagsterInstance.ephemeral(),
-    )
+    published = succeeds(project, vectors_asset)
 
     assert failures(first) == []
-    assert published.success
+    assert published
     with project.neighbours() as found:
         assert found.vector_store.quarantine() == [before]
+
+
+@pytest.mark.case("C9")
+def test_a_text_that_is_forgotten_while_its_vectors_wait_for_their_turn_is_not_listed_again(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = rejects("A-7-3")
+    first = run(project)
+    url, corpus = project.environment["RBA_DATABASE_URL"], project.environment["RBA_CORPUS"]
+
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("corpus", corpus)])
+
+        def forget_in_line() -> tuple[int, int]:
+            with closing(holder):
+                wait_for_a_waiting_lock(url)
+                return forget_all(project)
+
+        forgetting = pool.submit(forget_in_line)
+        published = succeeds(project, vectors_asset)
+        forgotten = forgetting.result(RUN_S)
+
+    assert failures(first) == []
+    assert published
+    assert forgotten == (1, 0)
+    with project.neighbours() as found:
+        assert found.vector_store.quarantine() == []
+
+
+@pytest.mark.case("C9")
+def test_a_text_that_is_forgotten_after_its_outcome_was_written_is_not_listed_again(
+    project: Installation, oracle: OracleService
+) -> None:
+    oracle.script = rejects("A-7-3")
+    first = run(project)
+    forgotten = list[tuple[int, int]]()
+    # Nothing is left to be sent: the canary alone is, by the checks at the end.
+    oracle.canary_script = lambda: forgotten.append(forget_all(project))
+    embedded = succeeds(project, embeddings_asset)
+
+    assert failures(first) == []
+    assert embedded
+    assert forgotten == [(1, 0)]
+    with project.neighbours() as found:
+        assert found.vector_store.quarantine() == []
 
 
 @pytest.mark.case("C9")
@@ -120,14 +192,7 @@ def test_publishing_alone_lists_the_texts_without_a_vector(
 def test_a_text_in_quarantine_is_tried_again_only_on_demand(
     project: Installation, oracle: OracleService
 ) -> None:
-    oracle.script = lambda number, texts: next(
-        (
-            Reply.error(422, "text_invalid", place)
-            for place, text in enumerate(texts)
-            if "A-7-3" in text
-        ),
-        None,
-    )
+    oracle.script = rejects("A-7-3")
     first = run(project)
     check_invariants(project, oracle, first, resent=BATCH, quarantined=1)
     oracle.sent.clear()
@@ -151,17 +216,13 @@ def test_a_text_in_quarantine_is_tried_again_only_on_demand(
 def test_a_second_chance_given_while_a_run_is_under_way_is_not_lost(
     project: Installation, oracle: OracleService
 ) -> None:
-    def reject(number: int, texts: list[str]) -> Reply | None:
-        bad = [place for place, text in enumerate(texts) if "A-7-3" in text]
-        return Reply.error(422, "text_invalid", bad[0]) if bad else None
-
     def give_a_second_chance(number: int, texts: list[str]) -> None:
         if number == 0:
             with project.neighbours() as found:
                 (entry,) = found.vector_store.quarantine()
                 retry(found.embedding_store, found.vector_store, [entry.name])
 
-    oracle.script = reject
+    oracle.script = rejects("A-7-3")
     run(project)
     project.add("late.html", title="Late", day="9 May 2011", paragraphs=["Wheat rose."])
     oracle.sent.clear()
@@ -188,14 +249,7 @@ def test_a_second_chance_that_another_run_has_used_meanwhile_is_named(
                 retry(found.embedding_store, found.vector_store, [entry.name])
             other.extend(run(project))
 
-    oracle.script = lambda number, texts: next(
-        (
-            Reply.error(422, "text_invalid", place)
-            for place, text in enumerate(texts)
-            if "A-7-3" in text
-        ),
-        None,
-    )
+    oracle.script = rejects("A-7-3")
     run(project)
     add_documents(project, paragraphs=1, names="C")
     oracle.sent.clear()

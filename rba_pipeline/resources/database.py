@@ -100,7 +100,7 @@ class Database:
             SchemaMismatch: The schema is not the one of this code.
             DatabaseError: Postgres refused in another way; not tried again.
         """
-        started, failed, first_failed = time.monotonic(), 0, 0.0
+        failed, first_failed = 0, 0.0
         while True:
             try:
                 return self._once(work, any_schema)
@@ -109,8 +109,8 @@ class Database:
                 first_failed = first_failed or time.monotonic()
                 refused = refusal_of(error)
                 holders = self._tidy(refused)
-                # How long work went well before it failed is no time of trouble; a lock's is.
-                elapsed_s = time.monotonic() - (started if refused.is_lock else first_failed)
+                # How long work went well before it failed is no time of trouble.
+                elapsed_s = time.monotonic() - first_failed
                 pause_s = self._pause_s(refused, failed, elapsed_s)
                 if pause_s is None or self._closing.wait(pause_s):
                     often = f" {failed} times within {elapsed_s:.1f} s" if failed > 1 else ""

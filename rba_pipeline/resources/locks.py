@@ -18,6 +18,10 @@ from rba_pipeline.resources.stopwatch import Stopwatch
 OnWait = Callable[[float], float]
 
 
+class TurnMissed(psycopg.errors.LockNotAvailable):
+    """Others kept the lock for as long as we were to wait in line: that is not tried again."""
+
+
 def _unheard(waited_s: float) -> float:
     return math.inf
 
@@ -65,6 +69,9 @@ def wait_for_lock(
     Args:
         until_commit: Give it back when the transaction ends, else when the connection does.
         waiting: Told if somebody else has it.
+
+    Raises:
+        TurnMissed: Others had it all the time.
     """
     kind = "xact_lock" if until_commit else "lock"
     free = connection.execute(f"SELECT pg_try_advisory_{kind}(%s)", [key]).fetchone()
@@ -93,10 +100,10 @@ def _wait_in_line(
                 connection.execute(f"SET LOCAL lock_timeout = {max(1, round(try_s * 1000))}")
                 connection.execute(lock)
             return
-        except psycopg.errors.LockNotAvailable:
+        except psycopg.errors.LockNotAvailable as error:
             waited_s = time.monotonic() - began_s
             if waited_s >= timeout_s:
-                raise
+                raise TurnMissed(*error.args) from error
 
 
 def holders(connection: psycopg.Connection) -> list[str]:

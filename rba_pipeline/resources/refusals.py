@@ -3,7 +3,7 @@
 SQLSTATEs are those of appendix A of PostgreSQL's manual.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -14,6 +14,7 @@ from rba_pipeline.core.errors import (
     DatabaseReadOnly,
     DatabaseUnavailable,
 )
+from rba_pipeline.resources.locks import TurnMissed
 
 # Connection exception; ended by an administrator, crash of another backend, not up yet, idle for
 # longer than the server's own bounds allow, in a transaction or outside.
@@ -64,7 +65,7 @@ def refusal_of(error: psycopg.Error) -> Refusal:
     if state.startswith(_LOST) or (not state and isinstance(error, psycopg.OperationalError)):
         return _unavailable(said)
     if state in _BUSY:
-        return _busy(state, said)
+        return replace(_busy(state, said), passes=not isinstance(error, TurnMissed))
     if state in _FULL or (state in _UNNAMED and any(words in said for words in _NO_ROOM)):
         return Refusal(DatabaseFull, _no_room(state, said))
     if state == _READ_ONLY:

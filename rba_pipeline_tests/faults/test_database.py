@@ -329,8 +329,7 @@ class TestTurns:
             with ThreadPoolExecutor(1) as pool:
                 refused.append(pool.submit(publish, other, TEXTS).exception(WAIT_S))
 
-        impatient = store_of(database_url, retry_for_s=0, turn_timeout_s=1)
-        with impatient.open() as other:
+        with store_of(database_url, turn_timeout_s=1).open() as other:
             striking = Striking(TEXTS, "amid vectors", try_beside)
             first = store.publish(SPACE, YEAR, striking.content())
 
@@ -489,8 +488,15 @@ class TestLocks:
 
         assert 2 <= striking.attempts <= 12
 
+    @pytest.mark.parametrize(
+        "staged_s",
+        [
+            pytest.param(0, id="met-at-once"),
+            pytest.param(1.5, id="met-after-longer-than-one-tries-again"),
+        ],
+    )
     def test_d5_a_lock_that_is_given_up_in_time_only_delays_the_run(
-        self, hasty: VectorStore, database_url: str
+        self, hasty: VectorStore, database_url: str, staged_s: float
     ) -> None:
         attempts: list[int] = []
         with psycopg.connect(database_url) as other:
@@ -500,6 +506,8 @@ class TestLocks:
                 attempts.append(len(attempts))
                 if len(attempts) == 2:
                     other.rollback()
+                else:
+                    time.sleep(staged_s)
                 return list(TEXTS)
 
             content = replace(content_of(TEXTS), documents=give_up_when_asked_twice)

@@ -10,6 +10,7 @@ from rba_pipeline.core.errors import (
     DatabaseReadOnly,
     DatabaseUnavailable,
 )
+from rba_pipeline.resources.locks import TurnMissed
 from rba_pipeline.resources.refusals import is_of_one_row, quoted, refusal_of
 
 E = psycopg.errors
@@ -44,6 +45,7 @@ E = psycopg.errors
         pytest.param(E.SerializationFailure("again"), DatabaseBusy, True, id="40001"),
         pytest.param(E.DeadlockDetected("dead"), DatabaseBusy, True, id="40P01"),
         pytest.param(E.LockNotAvailable("locked"), DatabaseBusy, True, id="55P03"),
+        pytest.param(TurnMissed("locked"), DatabaseBusy, False, id="turn-missed"),
         pytest.param(E.TooManyConnections("full house"), DatabaseBusy, True, id="53300"),
         pytest.param(E.DiskFull("No space left on device"), DatabaseFull, False, id="53100"),
         pytest.param(E.OutOfMemory("out of memory"), DatabaseFull, False, id="53200"),

@@ -70,7 +70,8 @@ def vectors_asset(
                 return source.catalogue(today()).elsewhere(window.start, window.end)
 
         def in_line(waited_s: float) -> float:
-            context.log.info("waiting for other runs that publish into the same corpus")
+            if not waited_s:
+                context.log.info("waiting for other runs that publish")
             # To be called again would cost the place in the line.
             return math.inf
 

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import sql
@@ -14,7 +14,8 @@ from rba_pipeline.core.stages import Stage
 from rba_pipeline.resources.stopwatch import Stopwatch
 
 # Called with the seconds waited so far, 0 at first; returns in how many seconds it wants to be
-# called again if the lock is not ours by then: each time costs the place in the line.
+# called again, at the latest, if the lock is not ours by then: each time costs the place in the
+# line.
 OnWait = Callable[[float], float]
 
 
@@ -37,6 +38,9 @@ class Waiting:
     stopwatch: Stopwatch = field(default_factory=lambda: Stopwatch("vectors"))
     on_wait: OnWait = _unheard
 
+
+# Whoever would write to a table stands behind us for so long, at most.
+_TABLE_TRY_S = 1.0
 
 # 16384 is the first number of what users make: nobody waits for us on Postgres' own tables.
 _HOLDERS = """
@@ -76,13 +80,39 @@ def wait_for_lock(
     kind = "xact_lock" if until_commit else "lock"
     free = connection.execute(f"SELECT pg_try_advisory_{kind}(%s)", [key]).fetchone()
     if free is None or not free[0]:
-        with waiting.stopwatch.stage(Stage.LOCKING):
-            # Waiting for one's turn is not a statement that takes too long.
-            connection.execute("SET LOCAL statement_timeout = 0")
-            lock = sql.SQL("SELECT pg_advisory_{}({})").format(sql.SQL(kind), key)
-            _wait_in_line(connection, lock, timeout_s, waiting.on_wait)
-            connection.execute("SET LOCAL lock_timeout TO DEFAULT")
-            connection.execute("SET LOCAL statement_timeout TO DEFAULT")
+        lock = sql.SQL("SELECT pg_advisory_{}({})").format(sql.SQL(kind), key)
+        _wait_long(connection, lock, timeout_s, waiting)
+
+
+def keep_writers_away(
+    connection: psycopg.Connection, table: str, timeout_s: float, waiting: Waiting
+) -> None:
+    """Let ``table`` be read only until the transaction ends, once those who write to it are done.
+
+    Raises:
+        TurnMissed: There was one all the time.
+    """
+    lock = sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier(table))
+
+    def in_short_tries(waited_s: float) -> float:
+        return min(_TABLE_TRY_S, waiting.on_wait(waited_s))
+
+    try:
+        with connection.transaction():
+            connection.execute(lock + sql.SQL(" NOWAIT"))
+    except psycopg.errors.LockNotAvailable:
+        _wait_long(connection, lock, timeout_s, replace(waiting, on_wait=in_short_tries))
+
+
+def _wait_long(
+    connection: psycopg.Connection, lock: sql.Composed, timeout_s: float, waiting: Waiting
+) -> None:
+    with waiting.stopwatch.stage(Stage.LOCKING):
+        # Waiting for one's turn is not a statement that takes too long.
+        connection.execute("SET LOCAL statement_timeout = 0")
+        _wait_in_line(connection, lock, timeout_s, waiting.on_wait)
+        connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+        connection.execute("SET LOCAL statement_timeout TO DEFAULT")
 
 
 def _wait_in_line(

@@ -32,7 +32,7 @@ def publish(
     )
 
     def once(connection: psycopg.Connection) -> Published:
-        space_register.register(connection, space)
+        space_register.register(connection, space, turn_timeout_s, waiting)
         with connection.transaction():
             name = f"rba_pipeline publishing {window.start} of {corpus}"
             locks.name_session(connection, name, until_commit=True)

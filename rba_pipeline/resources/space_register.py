@@ -9,7 +9,7 @@ from psycopg import sql
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
 from rba_pipeline.core.errors import SchemaMismatch, WrongSpace
 from rba_pipeline.resources import vector_index
-from rba_pipeline.resources.locks import Waiting, lock_key, wait_for_lock
+from rba_pipeline.resources.locks import Waiting, keep_writers_away, lock_key, wait_for_lock
 
 # Publishing a partition takes seconds; whoever waits behind many of them has nothing else to do.
 CORPUS_LOCK_TIMEOUT_S = 600
@@ -30,17 +30,25 @@ class HeldSpace:
     is_indexed: bool | None
 
 
-def register(connection: psycopg.Connection, space: Space) -> None:
+def register(
+    connection: psycopg.Connection,
+    space: Space,
+    timeout_s: float = CORPUS_LOCK_TIMEOUT_S,
+    waiting: Waiting | None = None,
+) -> None:
     """Make room for the vectors of ``space``: a table with its own check on dimension and norm.
+
+    Waits for publications, of any corpus, that have begun to write; searches go on.
 
     Raises:
         SchemaMismatch: The same space is known with another dimension.
     """
+    if is_known(connection, space):
+        return
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key("space", space.id)])
+        # A foreign key to a table puts triggers on it. Two that register follow each other here.
+        keep_writers_away(connection, "documents", timeout_s, waiting or Waiting())
         if not is_known(connection, space):
-            # This locks the whole table for a moment. Searches queue behind us while we wait for
-            # it, for as long as the session's lock_timeout at most.
             _create(connection, space)
 
 
@@ -79,12 +87,14 @@ def _create(connection: psycopg.Connection, space: Space) -> None:
         "INSERT INTO spaces (space, model, dimensions, details) VALUES (%s, %s, %s, %s)",
         [space.id, space.model, space.dimensions, json.dumps(dict(space.details))],
     )
+    # CREATE TABLE … PARTITION OF would wait for every search and publication, and they behind it.
     # pgvector takes zero vectors, and a cosine index would then leave them out.
     connection.execute(
         sql.SQL(
-            "CREATE TABLE {table} PARTITION OF vectors ("
+            "CREATE TABLE {table} (LIKE vectors INCLUDING ALL, "
             "CHECK (vector_dims(embedding) = {dimensions}), "
-            "CHECK (abs(vector_norm(embedding) - 1) <= {tolerance})) FOR VALUES IN ({space})"
+            "CHECK (abs(vector_norm(embedding) - 1) <= {tolerance})); "
+            "ALTER TABLE vectors ATTACH PARTITION {table} FOR VALUES IN ({space})"
         ).format(
             table=vector_index.table_of(space.id),
             dimensions=sql.Literal(space.dimensions),

@@ -68,7 +68,8 @@ class VectorStore(CheckedResource):
     )
     turn_timeout_s: int = Field(
         default=space_register.CORPUS_LOCK_TIMEOUT_S,
-        description="Seconds to wait while other runs publish into the same corpus, 1 to 86,400.",
+        description="Seconds to wait while other runs publish into the same corpus; with the first "
+        "vectors of a space, into any. 1 to 86,400.",
     )
 
     _database: Database | None = PrivateAttr(default=None)

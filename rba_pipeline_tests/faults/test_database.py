@@ -1,6 +1,7 @@
 """The database is killed, stopped, filled and locked: nothing is lost, nothing comes twice."""
 
 import base64
+import math
 import os
 import random
 import signal
@@ -26,6 +27,7 @@ from rba_pipeline.core.errors import (
     DatabaseReadOnly,
     DatabaseUnavailable,
 )
+from rba_pipeline.resources.locks import Waiting
 from rba_pipeline.resources.publication import Published
 from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.vector_search import Filters
@@ -45,6 +47,7 @@ from rba_pipeline_tests.faults.publications import (
 from rba_pipeline_tests.installation import ROOT, Installation, failures
 from rba_pipeline_tests.oracle_service import OracleService, oracle_vector
 from rba_pipeline_tests.resources.publishing import (
+    NEW_SPACE,
     Texts,
     end_other_connections,
     publish,
@@ -516,6 +519,70 @@ class TestLocks:
         assert len(attempts) == 2
         assert published.rows == 3
         assert_published_once(database_url, TEXTS)
+
+    def test_d5_room_for_a_space_is_made_while_a_publication_in_another_is_open(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        made: list[Published] = []
+        with store_of(database_url, "other", retry_for_s=0).open() as other:
+            striking = Striking(
+                TEXTS, "amid vectors", lambda: made.append(publish(other, TEXTS, space=NEW_SPACE))
+            )
+            first = store.publish(SPACE, YEAR, striking.content())
+
+        assert (made[0].inserted, first.inserted) == (3, 3)
+        assert len(rows(database_url)) == 6
+
+    def test_d5_room_for_a_space_waits_for_who_writes_as_for_a_turn(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        heard: list[float] = []
+        hasty = store_of(f"{database_url}?options=-c%20lock_timeout%3D100", retry_for_s=0)
+        with hasty.open(), psycopg.connect(database_url) as writer:
+            writer.execute("LOCK TABLE documents IN ROW EXCLUSIVE MODE")
+
+            def let_it_end_when_told_again(waited_s: float) -> float:
+                heard.append(waited_s)
+                if waited_s:
+                    writer.rollback()
+                return math.inf
+
+            waiting = Waiting(on_wait=let_it_end_when_told_again)
+            published = hasty.publish(SPACE, YEAR, content_of(TEXTS), waiting)
+
+        assert len(heard) == 2
+        assert heard[1] > 0.1
+        assert published.rows == 3
+
+    def test_d5_a_writer_that_does_not_end_ends_the_first_publication_in_a_space(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        with (
+            store_of(database_url, turn_timeout_s=1).open() as impatient,
+            psycopg.connect(database_url, application_name="night shift") as writer,
+        ):
+            writer.execute("LOCK TABLE documents IN ROW EXCLUSIVE MODE")
+
+            with pytest.raises(DatabaseBusy, match=r"held a lock for too long.*\(night shift"):
+                publish(impatient, TEXTS)
+
+        assert store.spaces() == []
+        assert publish(store, TEXTS).rows == 3
+
+    def test_d5_of_runs_that_make_room_at_once_each_has_it(
+        self, store: VectorStore, database_url: str
+    ) -> None:
+        spaces = [SPACE, NEW_SPACE, replace(SPACE, id="c" * 32)]
+
+        def publish_first(number: int) -> int:
+            with store_of(database_url, f"corpus-{number}", retry_for_s=0).open() as opened:
+                return publish(opened, TEXTS, space=spaces[number % 3]).rows
+
+        with ThreadPoolExecutor(6) as pool:
+            published = list(pool.map(publish_first, range(6)))
+
+        assert published == [3] * 6
+        assert {held.space.id for held in store.spaces()} == {space.id for space in spaces}
 
 
 class TestStates:

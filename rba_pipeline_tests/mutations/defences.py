@@ -349,7 +349,7 @@ DEFENCES = (
         "rba_pipeline/resources/space_register.py",
         "CHECK (abs(vector_norm(embedding) - 1) <= {tolerance})",
         "CHECK ({tolerance} > 0)",
-        "rba_pipeline_tests/resources/test_publication.py::"
-        "test_a_vector_that_cannot_be_searched_is_refused_and_nothing_is_published[zero]",
+        "rba_pipeline_tests/resources/test_schema.py::"
+        "test_a_vector_that_breaks_a_promise_is_refused[zero]",
     ),
 )

@@ -44,8 +44,8 @@ from rba_pipeline_tests.faults.publications import (
     raising,
     value,
 )
-from rba_pipeline_tests.installation import ROOT, Installation, failures
-from rba_pipeline_tests.oracle_service import OracleService, oracle_vector
+from rba_pipeline_tests.installation import ROOT
+from rba_pipeline_tests.oracle_service import oracle_vector
 from rba_pipeline_tests.resources.publishing import (
     NEW_SPACE,
     Texts,
@@ -70,13 +70,6 @@ FLOODS, FROST = document("floods"), document("frost", day=date(2013, 8, 6))
 TEXTS: Texts = {FLOODS: ["water rose", "water fell"], FROST: ["ice on the pond"]}
 MANY: Texts = {FLOODS: [f"the water stood {height} feet high" for height in range(64)]}
 QUERY = oracle_vector("what is asked")
-# Sessions that hold a lock or an open transaction.
-SESSIONS_IN_THE_WAY = """
-SELECT count(*) FROM pg_stat_activity a
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-AND backend_type = 'client backend' AND (xact_start IS NOT NULL OR EXISTS (
-    SELECT 1 FROM pg_locks l WHERE l.pid = a.pid AND l.granted))
-"""
 WAITING_LOCKS = """
 SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -356,26 +349,6 @@ class TestTurns:
 
         assert published.inserted == 3
         assert_published_once(database_url, TEXTS)
-
-    @pytest.mark.case("C3")
-    def test_i7_nothing_is_locked_while_the_service_is_awaited(
-        self, installation: Installation, oracle: OracleService
-    ) -> None:
-        url = installation.environment["RBA_DATABASE_URL"]
-        with installation.neighbours() as found:
-            found.vector_store.migrate()
-        installation.add("a.html", title="A", day="5 May 2011", paragraphs=["Rain fell."] * 3)
-        seen: list[object] = []
-
-        def look(number: int, texts: list[str]) -> None:
-            seen.append(value(url, SESSIONS_IN_THE_WAY))
-
-        oracle.script = look
-        results = installation.run("2011-01-01")
-
-        assert failures(results) == []
-        assert seen
-        assert set(seen) == {0}
 
 
 class FullByTrigger:

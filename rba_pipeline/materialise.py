@@ -48,7 +48,9 @@ def partitions_to_materialise(
     The second value says what the refresh did.
     """
     day = today()
-    refreshed = vector_store.holding_catalogue(lambda: source.refresh(day))
+    refreshed = vector_store.holding_catalogue(
+        lambda: source.refresh(day, guard=vector_store.require_lock)
+    )
     first_day = date(settings.first_year, 1, 1)
     days = {*source.catalogue(day).filing_dates(), *vector_store.filing_dates()}
     partitions = partitions_by(settings.grain, settings.first_year)

@@ -138,7 +138,11 @@ class Planner:
     def _refreshed(self, on_progress: Progress) -> tuple[Catalogue, int]:
         day = today()
         refreshed = self.vector_store.holding_catalogue(
-            lambda: self.source.refresh(day, lambda done, total: on_progress("files", done, total))
+            lambda: self.source.refresh(
+                day,
+                lambda done, total: on_progress("files", done, total),
+                guard=self.vector_store.require_lock,
+            )
         )
         return self.source.catalogue(day), refreshed.parsed
 

@@ -56,7 +56,8 @@ def publications_changed(
             with vector_store.in_haste() as hasty:
                 day = today()
                 left = hasty.holding_catalogue(
-                    lambda: source.refresh(day, budget_s=BUDGET_S).left, LOCK_S
+                    lambda: source.refresh(day, budget_s=BUDGET_S, guard=hasty.require_lock).left,
+                    LOCK_S,
                 )
                 changed = changed_partitions(partitions, source.catalogue(day), hasty)
         except (SourceUnavailable, DatabaseBusy) as error:

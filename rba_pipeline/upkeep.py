@@ -73,7 +73,7 @@ def backfill_stale_job(
         # First: of a run that ends meanwhile, this or what it has published is seen.
         busy = under_way(context.instance)
         day = today()
-        vector_store.holding_catalogue(lambda: source.refresh(day))
+        vector_store.holding_catalogue(lambda: source.refresh(day, guard=vector_store.require_lock))
         catalogue = source.catalogue(day)
         if config.source_only:
             changed = changed_partitions(partitions, catalogue, vector_store)

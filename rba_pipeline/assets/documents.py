@@ -55,7 +55,9 @@ def documents_asset(
         def bring_up_to_date() -> tuple[Refreshed, Catalogue, Written, Verdict]:
             with stopwatch.stage(Stage.LISTING):
                 progress = ProgressReport(context, "files")
-                refreshed = source.refresh(day, progress.of_items, stopwatch)
+                refreshed = source.refresh(
+                    day, progress.of_items, stopwatch, guard=vector_store.require_lock
+                )
                 progress.last_of_items()
             with stopwatch.stage(Stage.READING):
                 catalogue = source.catalogue(day)

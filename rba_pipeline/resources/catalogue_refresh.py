@@ -75,6 +75,7 @@ class CatalogueRefresh:
     Attributes:
         before: The entries of the last refresh, by path.
         stated: The rows of the manifest, by path.
+        guard: Called before the catalogue is written, each time.
         parsed: Files parsed, those that were rejected included.
         kept: Files that changed and cannot be read just now; what was parsed before stands.
         judged: Files rejected, for another reason than before, without being parsed.
@@ -86,6 +87,7 @@ class CatalogueRefresh:
     parser: Parser
     before: dict[str, Entry]
     stated: dict[str, Stated]
+    guard: Callable[[], None] | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
     parsed: int = 0
     kept: int = 0
@@ -240,6 +242,8 @@ class CatalogueRefresh:
             self._pending.clear()
             self._characters = 0
         if self.entries != self.before:
+            if self.guard is not None:
+                self.guard()
             with self.place.store.write(self.place.catalogue) as file:
                 write_entries(file, self.entries.values())
 

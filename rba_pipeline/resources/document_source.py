@@ -1,7 +1,7 @@
 """The publications of one corpus: found in a folder, parsed once, kept with the record."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -96,6 +96,7 @@ class DocumentSource(CheckedResource):
         on_progress: Progress | None = None,
         stopwatch: Stopwatch | None = None,
         budget_s: float | None = None,
+        guard: Callable[[], None] | None = None,
     ) -> Refreshed:
         """Bring the catalogue up to date, reading only what is new or changed.
 
@@ -110,6 +111,7 @@ class DocumentSource(CheckedResource):
             budget_s: After so many seconds the next files are left to another refresh, and so is
                 one that takes longer than ``HASTY_FILE_S``. What was read is kept; what was removed
                 goes when no file is left.
+            guard: Called before the catalogue is written, each time; raises if the lock is lost.
 
         Raises:
             SourceUnavailable: The folder is missing, cannot be listed, has a broken manifest, or is
@@ -129,7 +131,7 @@ class DocumentSource(CheckedResource):
         parsing = (stopwatch or Stopwatch("documents")).stage(Stage.PARSING)
         file_s = None if budget_s is None else HASTY_FILE_S
         with parsing, IsolatedParser(limits, file_s=file_s) as parser:
-            refresh = CatalogueRefresh(place, source, parser, before, stated or {})
+            refresh = CatalogueRefresh(place, source, parser, before, stated or {}, guard)
             refresh.run(wanted, on_progress, budget_s)
 
         now = Catalogue(tuple(refresh.entries.values()), self.first_year, today)

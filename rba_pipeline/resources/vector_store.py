@@ -135,6 +135,14 @@ class VectorStore(CheckedResource):
         """
         return self._holding("catalogue", work, timeout_s, waiting)
 
+    def require_lock(self) -> None:
+        """Make sure, amid work under a lock, that it is still ours; else the work is begun again.
+
+        Raises:
+            DatabaseUnavailable: It is lost. To be passed on.
+        """
+        self._run("looking for the lock", lambda connection: connection.execute("SELECT 1"))
+
     def holding_outcomes(
         self,
         work: Callable[[], Result],

@@ -33,7 +33,7 @@ from rba_pipeline.resources.quarantine import QuarantineEntry
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.faults.cluster import Cluster, SmallDisk
-from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate
+from rba_pipeline_tests.faults.database_proxy import DatabaseProxy, Fate, query
 from rba_pipeline_tests.faults.publications import (
     Blocks,
     Striking,
@@ -44,7 +44,8 @@ from rba_pipeline_tests.faults.publications import (
     raising,
     value,
 )
-from rba_pipeline_tests.installation import ROOT
+from rba_pipeline_tests.faults.runs import run
+from rba_pipeline_tests.installation import ROOT, Installation, failures, total
 from rba_pipeline_tests.oracle_service import oracle_vector
 from rba_pipeline_tests.resources.publishing import (
     NEW_SPACE,
@@ -211,6 +212,30 @@ class TestKills:
         assert 2 <= len(attempts) <= 12
         assert "test@" not in str(raised.value)
         assert rows(database_url) == []
+
+    def test_d7_a_run_that_loses_the_lock_amid_its_reading_writes_no_catalogue_and_reads_again(
+        self, project: Installation
+    ) -> None:
+        looking, struck = query(b"SELECT 1\0"), threading.Event()
+
+        def watch(kind: bytes, content: bytes) -> Fate:
+            if struck.is_set() or not looking(kind, content):
+                return Fate.PASSES
+            struck.set()
+            return Fate.CUT
+
+        with (
+            DatabaseProxy(project.environment["RBA_DATABASE_URL"]) as proxy,
+            pytest.MonkeyPatch.context() as environment,
+        ):
+            proxy.watch = watch
+            # The resources of a run in this process are made from its own environment.
+            environment.setenv("RBA_DATABASE_URL", proxy.url)
+            results = run(project)
+
+        assert failures(results) == []
+        assert struck.is_set()
+        assert total(results, "documents", "parsed_files") == 2
 
     def test_d7_a_server_without_a_free_connection_is_busy_and_asked_again(
         self, database_url: str

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_search import Filters
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.oracle_service import oracle_vector
+from rba_pipeline_tests.resources.corpus import TODAY, Corpus, text_of
 from rba_pipeline_tests.resources.publishing import (
     NEW_SPACE,
     end_other_connections,
@@ -270,6 +272,25 @@ def test_work_under_the_catalogue_lock_is_begun_again_when_the_lock_is_lost(
 
     assert store.holding_catalogue(lose_it_once) == "done"
     assert len(counts) == 2
+
+
+def test_a_refresh_writes_no_catalogue_when_the_lock_is_lost(
+    store: VectorStore, database_url: str, tmp_path: Path
+) -> None:
+    corpus, seen = Corpus(tmp_path), list[int]()
+    corpus.put("a.txt", text_of("3 May 2020"))
+
+    def lose_it_once(done: int, total: int) -> None:
+        if not seen:
+            end_other_connections(database_url)
+        seen.append(done)
+
+    refreshed = store.holding_catalogue(
+        lambda: corpus.source().refresh(TODAY, lose_it_once, guard=store.require_lock)
+    )
+
+    # Of what the first try parsed, the second one found nothing.
+    assert (refreshed.parsed, len(seen)) == (1, 2)
 
 
 def test_a_catalogue_lock_that_is_lost_each_time_is_an_error_of_ours(

@@ -62,6 +62,7 @@ class Blame:
     _embedded: int = 0
     _longest: Text | None = None
     _blamed: dict[str, Text] = field(default_factory=dict)
+    _told: int = 0
     _vouched_for: int = 0
     _control: Text = _SHORTEST
     _control_sent_at_s: float = 0.0
@@ -110,17 +111,17 @@ class Blame:
         if not is_control:
             self.answers += 1
             return None
-        self._vouched_for = len(self._blamed)
+        self._vouched_for = len(self._blamed) + self._told
         self._proven_by(self._control, self._control_sent_at_s, vouches=self._is_shorter)
         texts = len(self._blamed.keys() - set(self.doubted))
         if texts <= max(MOST_BY_CONTROLS, self.embedded_before + self._embedded):
             return None
         self._note_without_charge()
         return ModelFailed(
-            f"The service refused {texts} texts, or failed at them alone, more than have a vector, "
-            "and embedded harmless ones: it may be the texts, but no more are blamed in one run. "
-            "See its log; nothing was put into quarantine for this. If nothing is wrong there, run "
-            "the partition again: it does not count these any more"
+            f"The service failed at {texts} texts that were sent alone, more than have a vector, "
+            "and embedded harmless ones as long: it may be the texts, but no more are blamed in "
+            "one run. See its log; nothing was put into quarantine for this. If nothing is wrong "
+            "there, run the partition again: it does not count these any more"
         )
 
     def control(self, now_s: float, failed: Collection[Text] = ()) -> str:
@@ -172,9 +173,9 @@ class Blame:
             ]
             kind = RequestRejected if refused else ModelFailed
             return kind(
-                f"{error}. The service refused {len(self._blamed)} texts, or failed at them alone, "
-                f"and at a harmless one, and embedded {self._embedded}: it is not the texts. See "
-                "its log; nothing was put into quarantine for this"
+                f"{error}. The service refused {self._told} texts, failed at {len(self._blamed)} "
+                f"alone and at a harmless one, and embedded {self._embedded}: it is not the texts. "
+                "See its log; nothing was put into quarantine for this"
             )
         # They stay where they are, without another charge.
         self.rejections += [Rejection(each.text.text_hash, each.reason, 0) for each in unproven]
@@ -186,7 +187,10 @@ class Blame:
         # Who embeds any text knows what it says of one.
         is_proven = suspect.is_told and self.proofs > 0
         self._suspects.append(replace(suspect, is_proven=is_proven))
-        self._blamed[suspect.text.text_hash] = suspect.text
+        if suspect.is_told:
+            self._told += 1
+        else:
+            self._blamed[suspect.text.text_hash] = suspect.text
 
     def judge(self, addresses: Collection[str], *, is_last: bool) -> list[Batch]:
         """Reject the suspects for whom there was proof enough since they failed.
@@ -221,7 +225,7 @@ class Blame:
 
     @property
     def _is_crowded(self) -> bool:
-        return len(self._blamed) > self._vouched_for + MOST_SUSPECTS
+        return len(self._blamed) + self._told > self._vouched_for + MOST_SUSPECTS
 
     def _is_proven(self, suspect: Suspect) -> bool:
         return suspect.is_proven and not self._is_crowded
@@ -250,8 +254,15 @@ class Blame:
 
     def _note_without_charge(self) -> None:
         """Have the next run doubt the texts that were blamed, and hold nothing against them."""
-        suspected = [Rejection(each.text.text_hash, each.reason, 0) for each in self._suspects]
-        self.rejections = [replace(each, attempts=0) for each in self.rejections] + suspected
+        suspected = [
+            Rejection(each.text.text_hash, each.reason, 0)
+            for each in self._suspects
+            if not each.is_told
+        ]
+        self.rejections = [
+            replace(each, attempts=0) if each.reason in PASSING_REASONS else each
+            for each in self.rejections
+        ] + suspected
 
 
 def _tokens(text: Text) -> int:

@@ -105,7 +105,7 @@ def test_texts_that_are_all_at_fault_are_blamed_where_a_harmless_one_is_embedded
     assert found.controls >= (1 if kind in ("413", "422") else math.ceil(count / 9))
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("kind", ["500", "lost", "timed-out"])
 def test_more_texts_than_controls_vouch_for_end_the_run_and_none_is_blamed(kind: str) -> None:
     found = run(
         fails_at_all_but(CONTROL, error=ERRORS[kind]), texts(2000), bounds=Bounds(8, 2),
@@ -182,6 +182,46 @@ def test_texts_that_a_service_refuses_cost_a_control_for_every_eight() -> None:
     assert len(found.rejected) == 50
     assert set(found.embedded) == good
     assert found.controls <= math.ceil(50 / 8)
+
+
+@pytest.mark.parametrize("is_bad", [lambda n: n < 300, lambda n: n % 4 == 0], ids=["first", "each"])
+def test_however_many_are_refused_the_others_are_embedded_by_one_run(
+    is_bad: Callable[[int], bool],
+) -> None:
+    bad = {str(number) for number in range(2000) if is_bad(number)}
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        places = [place for place, name in enumerate(names) if name in bad]
+        return TextRejected("422", places[0], "text_too_long") if places else None
+
+    found = run(service, texts(2000), bounds=Bounds(32, 8))
+
+    assert found.dispatch.failure is None
+    assert found.rejected.keys() == bad
+    assert len(found.embedded) == 2000 - len(bad)
+
+
+@pytest.mark.parametrize("refused", [8, 9, 12])
+def test_beside_refused_texts_a_longer_one_that_fails_is_found(refused: int) -> None:
+    usual, long, longest = of_tokens(100), of_tokens(1500), of_tokens(2000)
+    kinds = [usual] * 500 + [long] * refused + [usual] * 100 + [longest] + [usual] * 500
+    wanted = [replace(kind, text_hash=str(number)) for number, kind in enumerate(kinds)]
+    too_long = {each.text_hash for each in wanted if each.tokens == 1500}
+    (failing,) = (each.text_hash for each in wanted if each.tokens == 2000)
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        places = [place for place, name in enumerate(names) if name in {*too_long, LONG_CONTROL}]
+        if places:
+            return TextRejected("422", places[0], "text_too_long")
+        return FAILS if failing in names else None
+
+    found = run(
+        service, wanted, bounds=Bounds(32, 4), long_characters=len(long.text)
+    )  # fmt: skip
+
+    assert found.dispatch.failure is None
+    assert found.rejected.keys() == {*too_long, failing}
+    assert len(found.embedded) == 1100
 
 
 @pytest.mark.parametrize("kind", ["413", "422"])

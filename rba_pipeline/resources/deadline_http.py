@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -192,23 +192,24 @@ def connected(addresses: Sequence[Any], timeout_s: float) -> socket.socket:
 
     Args:
         addresses: As ``socket.getaddrinfo`` gives them.
-        timeout_s: For each; all of them together have what is left of the deadline.
+        timeout_s: For each, at most: all that are left share what is left of the deadline.
 
     Raises:
         OSError: What the last one failed with.
     """
     refused = OSError("the host has no address")
-    for family, kind, protocol, _, address in addresses:
-        tcp = _BoundedTcp(family, kind, protocol)
-        try:
-            tcp.settimeout(min(timeout_s, _left_s()))
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            tcp.connect(address)
-        except OSError as error:
-            tcp.close()
-            refused = error
-        else:
-            return tcp
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        with ExitStack() as unless_connected:
+            try:
+                tcp = unless_connected.enter_context(_BoundedTcp(family, kind, protocol))
+                tcp.settimeout(min(timeout_s, _left_s() / (len(addresses) - tried)))
+                tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                tcp.connect(address)
+            except OSError as error:
+                refused = error
+            else:
+                unless_connected.pop_all()
+                return tcp
     raise refused
 
 

@@ -179,12 +179,17 @@ def test_a_host_of_many_addresses_has_one_deadline_for_all_of_them() -> None:
     assert 1 <= took_s < 3
 
 
-def test_an_address_that_refuses_leads_to_the_next() -> None:
-    with RawServer(lambda connection, number: None) as server:
+@pytest.mark.parametrize("first", ["refuses", "is-silent", "is-of-no-known-family"])
+def test_an_address_that_cannot_be_reached_leads_to_the_next(first: str) -> None:
+    with RawServer(lambda connection, number: None) as server, full_listener("127.0.0.3") as deaf:
         port = int(server.url.rpartition(":")[2])
-        # Nobody listens at the first.
-        found = [(*TCP, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
-        with deadline_in(20), connected(found, timeout_s=5) as connection:
+        away = {
+            # Nobody listens there.
+            "refuses": (*TCP, ("127.0.0.2", port)),
+            "is-silent": (*TCP, deaf.getsockname()),
+            "is-of-no-known-family": (9999, *TCP[1:], ("::1", port)),
+        }[first]
+        with deadline_in(4), connected([away, (*TCP, ("127.0.0.1", port))], 5) as connection:
             assert connection.getpeername() == ("127.0.0.1", port)
 
 

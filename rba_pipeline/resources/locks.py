@@ -39,8 +39,9 @@ class Waiting:
     on_wait: OnWait = _unheard
 
 
-# Whoever would write to a table stands behind us for so long, at most.
-_TABLE_TRY_S = 1.0
+# Whoever would write to a table stands behind us for so long, at most: longer than Postgres lets us
+# wait for an autovacuum before it ends that (deadlock_timeout, 1 s unless set otherwise).
+_TABLE_TRY_S = 2.0
 
 # 16384 is the first number of what users make: nobody waits for us on Postgres' own tables.
 _HOLDERS = """

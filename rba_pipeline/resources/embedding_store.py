@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -207,10 +208,9 @@ class EmbeddingStore(dg.ConfigurableResource):
         counts, quarantined = Counter[str](), dict[str, Outcome]()
         # One opening for both: another run may replace the file at any time.
         with self._root().parquet(path) as kept:
-            for row in _outcomes_in(kept):
-                counts[row.outcome] += 1
-                if row.outcome == "quarantined":
-                    quarantined[row.text_hash] = row
+            for some, bad in kept.decoded(_counted, OUTCOMES_PER_GROUP):
+                counts.update(some)
+                quarantined.update((row.text_hash, row) for row in bad)
             return Outcomes(*_about(kept), counts, quarantined)
 
     def earlier(self, window: Window, space: str) -> dict[str, Outcome]:
@@ -349,13 +349,20 @@ def _about(kept: KeptRows) -> tuple[Space, str]:
 
 
 def _outcomes_in(kept: KeptRows, only: str | None = None) -> Iterator[Outcome]:
-    def outcomes_of(batch: pa.RecordBatch) -> list[Outcome]:
-        # Of most partitions next to none are in quarantine: not one object for each row.
-        some = batch.filter(pc.field("outcome") == only) if only else batch
-        return [Outcome(**row) for row in some.to_pylist()]
-
-    for outcomes in kept.decoded(outcomes_of, OUTCOMES_PER_GROUP):
+    for outcomes in kept.decoded(partial(_outcomes_of, only=only), OUTCOMES_PER_GROUP):
         yield from outcomes
+
+
+def _outcomes_of(batch: pa.RecordBatch, only: str | None = None) -> list[Outcome]:
+    # Of most partitions next to none are in quarantine: not one object for each row.
+    some = batch.filter(pc.field("outcome") == only) if only else batch
+    return [Outcome(**row) for row in some.to_pylist()]
+
+
+def _counted(batch: pa.RecordBatch) -> tuple[dict[str, int], list[Outcome]]:
+    """Return how often each outcome occurs, and those in quarantine."""
+    counts = batch.column("outcome").value_counts().to_pylist()
+    return {each["values"]: each["counts"] for each in counts}, _outcomes_of(batch, "quarantined")
 
 
 def _table(

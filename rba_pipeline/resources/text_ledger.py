@@ -12,6 +12,18 @@ from rba_pipeline.core.errors import RecordFull, RecordMissing
 _CACHE_KIB = 8 * 1024
 _TEXTS_AT_ONCE = 512
 
+# Beside the rows, which lie as they were entered: texts are asked for in about that order, so that
+# what is near in a run is near in the file. Sorted once they are all there: entered one by one,
+# hashes would be all over an index that has outgrown the cache.
+_INDEX = "CREATE INDEX IF NOT EXISTS by_hash ON texts (hash)"
+_ONCE_EACH = """
+DELETE FROM texts WHERE rowid IN (
+    SELECT again.rowid FROM texts AS again JOIN (
+        SELECT hash, min(rowid) AS first FROM texts GROUP BY hash HAVING count(*) > 1
+    ) AS known ON again.hash = known.hash AND again.rowid > known.first
+)
+"""
+
 
 class TextLedger:
     """Distinct texts by hash, each with its length in tokens, and a state once it has one.
@@ -24,10 +36,9 @@ class TextLedger:
         self._table = sqlite3.connect("", isolation_level=None)
         self._table.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._table.execute("PRAGMA journal_mode = OFF")
-        self._table.execute(
-            "CREATE TABLE texts (hash BLOB PRIMARY KEY, tokens INTEGER, state TEXT) WITHOUT ROWID"
-        )
+        self._table.execute("CREATE TABLE texts (hash BLOB, tokens INTEGER, state TEXT)")
         self._table.execute("BEGIN")
+        self._is_sorted = False
 
     def __enter__(self) -> Self:
         return self
@@ -49,14 +60,15 @@ class TextLedger:
         """Enter texts without a state: hash in hex, and tokens. Those known already stay as they
         are.
         """
+        self._is_sorted = False
         self._table.executemany(
-            "INSERT OR IGNORE INTO texts VALUES (?, ?, NULL)",
+            "INSERT INTO texts VALUES (?, ?, NULL)",
             ((bytes.fromhex(name), tokens) for name, tokens in texts),
         )
 
     def settle(self, hashes: Iterable[str], state: str) -> None:
         """Give ``state`` to those of ``hashes`` that were entered."""
-        self._table.executemany(
+        self._sorted().executemany(
             "UPDATE texts SET state = ? WHERE hash = ?",
             ((state, bytes.fromhex(name)) for name in hashes),
         )
@@ -66,7 +78,7 @@ class TextLedger:
         found = set[str]()
         for some in batched(map(bytes.fromhex, hashes), _TEXTS_AT_ONCE):
             places = ", ".join("?" * len(some))
-            rows = self._table.execute(
+            rows = self._sorted().execute(
                 "UPDATE texts SET state = ? "
                 f"WHERE state IS NULL AND hash IN ({places}) RETURNING hash",
                 [state, *some],
@@ -94,19 +106,28 @@ class TextLedger:
 
     def totals(self) -> tuple[int, int, int]:
         """Return how many texts there are, their tokens, and how many texts have no state."""
-        row = self._table.execute(
+        rows = self._sorted().execute(
             "SELECT count(*), coalesce(sum(tokens), 0), count(*) - count(state) FROM texts"
-        ).fetchone()
-        return int(row[0]), int(row[1]), int(row[2])
+        )
+        ((texts, tokens, left),) = rows
+        return int(texts), int(tokens), int(left)
 
     def by_state(self) -> dict[str | None, tuple[int, int]]:
         """Return how many texts there are, and their tokens, by state."""
-        rows = self._table.execute(
+        rows = self._sorted().execute(
             "SELECT state, count(*), sum(tokens) FROM texts GROUP BY state"
-        ).fetchall()
+        )
         return {state: (int(count), int(tokens)) for state, count, tokens in rows}
 
     def rows(self) -> Iterator[tuple[str, int, str | None]]:
-        """Yield hash, tokens and state of every text, in the order of the hashes."""
-        for name, tokens, state in self._table.execute("SELECT * FROM texts"):
+        """Yield hash, tokens and state of every text, in the order in which they were entered."""
+        for name, tokens, state in self._sorted().execute("SELECT * FROM texts ORDER BY rowid"):
             yield name.hex(), tokens, state
+
+    def _sorted(self) -> sqlite3.Connection:
+        """Return the table with every text in it once: the row that was entered first."""
+        if not self._is_sorted:
+            self._table.execute(_INDEX)
+            self._table.execute(_ONCE_EACH)
+            self._is_sorted = True
+        return self._table

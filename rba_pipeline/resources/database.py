@@ -35,11 +35,13 @@ _CONNECTION = {
     "tcp_user_timeout": 60_000,  # milliseconds
 }
 # As options of the connection, so that SET … TO DEFAULT comes back to them. The server gives up a
-# vanished client, and with it its locks, as fast as the client gives up the server.
+# vanished client, and with it its locks, as fast as the client gives up the server. A slice of what
+# a publication stages, and the index that it is joined by, should fit into the temporary buffers.
 _SESSION = {
     "lock_timeout": "10s",
     "statement_timeout": "15min",
     "idle_in_transaction_session_timeout": "5min",
+    "temp_buffers": "64MB",
     "tcp_keepalives_idle": "30s",
     "tcp_keepalives_interval": "10s",
     "tcp_keepalives_count": "3",

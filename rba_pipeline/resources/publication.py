@@ -1,7 +1,7 @@
 """One window's rows, staged beside the tables and then applied to them, within one transaction."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 import pyarrow as pa
@@ -78,8 +78,9 @@ SELECT %(corpus)s, %(space)s, s.chunk_id, s.document_id, s.chunking_id, s.ordina
     s.page, s.start, s.text, s.text_hash, s.tokens, e.embedding
 FROM staged_chunks s JOIN staged_vectors e USING (text_hash)
 WHERE s.place BETWEEN %(first)s AND %(last)s
-AND e.text_hash = ANY(ARRAY(
-    SELECT text_hash FROM staged_chunks WHERE place BETWEEN %(first)s AND %(last)s))
+AND hashtextextended(e.text_hash, 0) = ANY(ARRAY(
+    SELECT hashtextextended(text_hash, 0) FROM staged_chunks
+    WHERE place BETWEEN %(first)s AND %(last)s))
 ON CONFLICT (corpus, space, chunk_id) DO NOTHING
 """
 _MARK_PUBLISHED = """
@@ -163,9 +164,10 @@ class Publication:
             self._stage()
         with stopwatch.stage(Stage.APPLYING):
             inserted, updated, deleted = self._apply()
-        rows, absent = self._refuse_holes(set(self._content.quarantined))
         # Before it is committed: what would be wrong in search never gets there.
-        served = served_rows(self._connection, self._about, self._space, withheld=absent)
+        served = served_rows(self._connection, self._about, self._space)
+        if served.rows < self._staged:
+            served = replace(served, withheld=self._refuse_holes())
         verdicts = require(served.verdicts())
         activated = space_register.activate_if_completed(
             self._connection, self._corpus, space, was_complete=was_complete
@@ -174,8 +176,8 @@ class Publication:
             inserted=inserted,
             updated=updated,
             deleted=deleted,
-            rows=rows,
-            quarantined=absent,
+            rows=served.rows,
+            quarantined=served.withheld,
             activated=activated,
             refused=len(self.refused),
             verdicts=tuple(verdicts),
@@ -261,15 +263,16 @@ class Publication:
                 "was published. Look at the constraints and triggers of the table vectors"
             ) from error
 
-    def _refuse_holes(self, quarantined: set[str]) -> tuple[int, int]:
-        """Return how many staged chunks are searchable now, and how many are not.
+    def _refuse_holes(self) -> int:
+        """Return how many staged chunks are not searchable.
 
         Raises:
-            HoleInPartition: One is not, was not refused, and its text is not in ``quarantined``.
+            HoleInPartition: One was not refused, and its text is not in quarantine.
         """
         absent = self._connection.execute(
             f"SELECT chunk_id, text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
         ).fetchall()
+        quarantined = set(self._content.quarantined)
         holes = [
             chunk_id
             for chunk_id, text_hash in absent
@@ -282,7 +285,7 @@ class Publication:
                 f"entry (the first: {holes[0]}); nothing was published. Materialise "
                 "'embeddings' again"
             )
-        return self._staged - len(absent), len(absent)
+        return len(absent)
 
     def _run(self, statement: str | sql.Composed, **places: int) -> int:
         return self._connection.execute(statement, {**self._about, **places}).rowcount

@@ -32,13 +32,13 @@ _SPACE = "SELECT space, model, dimensions, details FROM spaces WHERE space = %(s
 
 
 def served_rows(
-    connection: psycopg.Connection, about: Mapping[str, object], space: Space, *, withheld: int
+    connection: psycopg.Connection, about: Mapping[str, object], space: Space
 ) -> ServedRows:
-    """Return what is there of the window that ``about`` names, as the transaction sees it.
+    """Return what is there of the window that ``about`` names, as the transaction sees it; every
+    chunk counts as due.
 
     Args:
         about: ``corpus``, ``space``, ``start``, ``end`` and ``elsewhere``, as in ``Publication``.
-        withheld: Chunks of the window that are in quarantine, and have no row.
     """
     about = {**about, "dimensions": space.dimensions, "tolerance": NORM_TOLERANCE}
 
@@ -53,7 +53,7 @@ def served_rows(
     return ServedRows(
         space=space,
         chunks=chunks,
-        withheld=withheld,
+        withheld=0,
         rows=rows,
         foreign=foreign + altered,
         faulty=faulty,

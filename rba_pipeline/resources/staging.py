@@ -55,8 +55,9 @@ CREATE UNIQUE INDEX ON staged_chunks (chunk_id);
 CREATE UNIQUE INDEX ON staged_chunks (place);
 ANALYZE staged_chunks;
 """
+# Over 8 bytes for each text, not 64: of a million vectors it still fits into the buffers.
 _INDEX_VECTORS = """
-CREATE INDEX ON staged_vectors (text_hash);
+CREATE INDEX ON staged_vectors (hashtextextended(text_hash, 0));
 ANALYZE staged_vectors;
 """
 _DOCUMENT_COLUMNS = (

@@ -129,7 +129,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         thousand rows are in memory at once.
 
         Raises:
-            RecordFull: The temporary file of the wanted hashes has no room.
+            RecordFull: The temporary file of the wanted hashes has no room; perhaps only once the
+                blocks are read.
         """
         with ExitStack() as unless_read:
             left = unless_read.enter_context(TextLedger())

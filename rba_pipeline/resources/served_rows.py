@@ -34,8 +34,9 @@ _SPACE = "SELECT space, model, dimensions, details FROM spaces WHERE space = %(s
 def served_rows(
     connection: psycopg.Connection, about: Mapping[str, object], space: Space
 ) -> ServedRows:
-    """Return what is there of the window that ``about`` names, as the transaction sees it; every
-    chunk counts as due.
+    """Return what is there of the window that ``about`` names, as the transaction sees it.
+
+    ``withheld`` is 0: if there are fewer rows than chunks, the caller counts those in quarantine.
 
     Args:
         about: ``corpus``, ``space``, ``start``, ``end`` and ``elsewhere``, as in ``Publication``.

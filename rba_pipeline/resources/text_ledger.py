@@ -8,21 +8,22 @@ from typing import Self
 from rba_pipeline.core.embeddings import Text, batched
 from rba_pipeline.core.errors import RecordFull, RecordMissing
 
-# All that it takes in memory; what does not fit lies in a temporary file.
+# What it takes in memory for pages, and once more while it sorts; the rest lies in temporary files.
 _CACHE_KIB = 8 * 1024
 _TEXTS_AT_ONCE = 512
 
-# Beside the rows, which lie as they were entered: texts are asked for in about that order, so that
-# what is near in a run is near in the file. Sorted once they are all there: entered one by one,
-# hashes would be all over an index that has outgrown the cache.
-_INDEX = "CREATE INDEX IF NOT EXISTS by_hash ON texts (hash)"
+# The rows lie as they were first entered: texts are asked for in about that order, so that what is
+# near in a run is near in the file. Hashes are indexed once most are there: one by one, each would
+# be a page read and written somewhere in an index that has outgrown the cache.
 _ONCE_EACH = """
 DELETE FROM texts WHERE rowid IN (
-    SELECT again.rowid FROM texts AS again JOIN (
-        SELECT hash, min(rowid) AS first FROM texts GROUP BY hash HAVING count(*) > 1
-    ) AS known ON again.hash = known.hash AND again.rowid > known.first
+    SELECT place FROM (
+        SELECT rowid AS place, row_number() OVER (PARTITION BY hash ORDER BY rowid) AS nth
+        FROM texts
+    ) WHERE nth > 1
 )
 """
+_INDEX = "CREATE UNIQUE INDEX by_hash ON texts (hash)"
 
 
 class TextLedger:
@@ -38,7 +39,7 @@ class TextLedger:
         self._table.execute("PRAGMA journal_mode = OFF")
         self._table.execute("CREATE TABLE texts (hash BLOB, tokens INTEGER, state TEXT)")
         self._table.execute("BEGIN")
-        self._is_sorted = False
+        self._is_indexed = False
 
     def __enter__(self) -> Self:
         return self
@@ -60,15 +61,14 @@ class TextLedger:
         """Enter texts without a state: hash in hex, and tokens. Those known already stay as they
         are.
         """
-        self._is_sorted = False
         self._table.executemany(
-            "INSERT INTO texts VALUES (?, ?, NULL)",
+            "INSERT OR IGNORE INTO texts VALUES (?, ?, NULL)",
             ((bytes.fromhex(name), tokens) for name, tokens in texts),
         )
 
     def settle(self, hashes: Iterable[str], state: str) -> None:
         """Give ``state`` to those of ``hashes`` that were entered."""
-        self._sorted().executemany(
+        self._indexed().executemany(
             "UPDATE texts SET state = ? WHERE hash = ?",
             ((state, bytes.fromhex(name)) for name in hashes),
         )
@@ -78,7 +78,7 @@ class TextLedger:
         found = set[str]()
         for some in batched(map(bytes.fromhex, hashes), _TEXTS_AT_ONCE):
             places = ", ".join("?" * len(some))
-            rows = self._sorted().execute(
+            rows = self._indexed().execute(
                 "UPDATE texts SET state = ? "
                 f"WHERE state IS NULL AND hash IN ({places}) RETURNING hash",
                 [state, *some],
@@ -106,7 +106,7 @@ class TextLedger:
 
     def totals(self) -> tuple[int, int, int]:
         """Return how many texts there are, their tokens, and how many texts have no state."""
-        rows = self._sorted().execute(
+        rows = self._indexed().execute(
             "SELECT count(*), coalesce(sum(tokens), 0), count(*) - count(state) FROM texts"
         )
         ((texts, tokens, left),) = rows
@@ -114,20 +114,20 @@ class TextLedger:
 
     def by_state(self) -> dict[str | None, tuple[int, int]]:
         """Return how many texts there are, and their tokens, by state."""
-        rows = self._sorted().execute(
+        rows = self._indexed().execute(
             "SELECT state, count(*), sum(tokens) FROM texts GROUP BY state"
         )
         return {state: (int(count), int(tokens)) for state, count, tokens in rows}
 
     def rows(self) -> Iterator[tuple[str, int, str | None]]:
         """Yield hash, tokens and state of every text, in the order in which they were entered."""
-        for name, tokens, state in self._sorted().execute("SELECT * FROM texts ORDER BY rowid"):
+        for name, tokens, state in self._indexed().execute("SELECT * FROM texts ORDER BY rowid"):
             yield name.hex(), tokens, state
 
-    def _sorted(self) -> sqlite3.Connection:
-        """Return the table with every text in it once: the row that was entered first."""
-        if not self._is_sorted:
-            self._table.execute(_INDEX)
+    def _indexed(self) -> sqlite3.Connection:
+        """Return the table, made ready to be asked: every text is in it once, as first entered."""
+        if not self._is_indexed:
             self._table.execute(_ONCE_EACH)
-            self._is_sorted = True
+            self._table.execute(_INDEX)
+            self._is_indexed = True
         return self._table

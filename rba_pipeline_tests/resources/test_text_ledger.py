@@ -37,9 +37,10 @@ def test_a_state_is_given_to_those_that_were_entered(ledger: TextLedger) -> None
 def test_entering_a_text_again_leaves_its_state(ledger: TextLedger) -> None:
     ledger.settle([A], "reused")
 
-    ledger.add([(A, 1)])
+    ledger.add([(D, 8), (A, 1), (D, 8)])
 
-    assert ledger.take([A]) == set()
+    assert list(ledger.rows()) == [(A, 1, "reused"), (B, 2, None), (C, 4, None), (D, 8, None)]
+    assert ledger.take([A, D]) == {D}
 
 
 def test_a_text_without_a_state_is_taken_once(ledger: TextLedger) -> None:
@@ -80,3 +81,11 @@ def test_a_ledger_that_cannot_grow_says_where_room_is_needed() -> None:
         TextLedger() as ledger,
     ):
         ledger.add((sha256(str(number)), 1) for number in range(300_000))
+
+
+def test_a_ledger_without_room_for_its_index_says_so_as_well() -> None:
+    ledger = TextLedger()
+    ledger.add((sha256(str(number)), 1) for number in range(300_000))
+
+    with pytest.raises(RecordFull, match="SQLITE_TMPDIR"), limited_file_size(100_000), ledger:
+        ledger.totals()

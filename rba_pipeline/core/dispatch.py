@@ -13,7 +13,7 @@ from functools import partial
 from rba_pipeline.core import recovery
 from rba_pipeline.core.answers import Answered
 from rba_pipeline.core.backlog import BacklogSteps
-from rba_pipeline.core.blame import Blame
+from rba_pipeline.core.blame import CONTROLS_TO_GIVE_UP, Blame
 from rba_pipeline.core.controls import Controls
 from rba_pipeline.core.embeddings import Rejection, Text
 from rba_pipeline.core.errors import (
@@ -286,7 +286,7 @@ class Dispatch:
         if is_refused and self._controls.others_may_take_it:
             return
         self._give_up(self._blame.control_failed(error, address))
-        if self._blame.has_given_up or isinstance(error, ServiceOverloaded):
+        if self._blame.has_given_up or self._controls.turned_away >= CONTROLS_TO_GIVE_UP:
             self._give_up(self._fruitless.verdict(now_s))
         if self._blame.has_given_up:
             # No more answers are to be had to judge by.

@@ -7,6 +7,9 @@ from rba_pipeline.core.recovery import Batch
 from rba_pipeline.core.replicas import Replica
 from rba_pipeline.core.silence import FEWEST_FAILURES
 
+# Who names no time at all, or one that is over by its clock, is not asked without a pause.
+_SHORTEST_WAIT_S = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -44,5 +47,6 @@ class Limits:
     ) -> float:
         """Return what the service named, or ``usual_s``, times ``jitter``, cut so that an outage
         shows in time."""
-        told_s = usual_s if error.retry_after_s is None else error.retry_after_s
-        return min(told_s * jitter, self.outage_s / FEWEST_FAILURES)
+        told_s = error.retry_after_s
+        wanted_s = usual_s if told_s is None else max(told_s, _SHORTEST_WAIT_S)
+        return min(wanted_s * jitter, self.outage_s / FEWEST_FAILURES)

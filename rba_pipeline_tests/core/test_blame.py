@@ -268,6 +268,25 @@ def test_a_control_that_meets_a_full_service_is_sent_again() -> None:
     assert found.controls == 5
 
 
+@pytest.mark.parametrize(("full", "is_found", "controls"), [(2, True, 4), (10**6, False, 3)])
+def test_a_control_after_the_outages_time_may_meet_a_full_service_twice(
+    full: int, is_found: bool, controls: int
+) -> None:
+    left = iter(range(full))
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        if CONTROL in names:
+            return ServiceOverloaded("429", 1.0) if next(left, None) is not None else None
+        return RequestTimedOut("no answer") if "7" in names else None
+
+    found = run(service, texts(20), bounds=Bounds(8, 4), outage_s=300, timeout_s=240)
+
+    assert found.rejected == ({"7": "timed_out"} if is_found else {})
+    assert isinstance(found.dispatch.failure, ServiceOverloaded) is not is_found
+    assert len(found.embedded) == 19
+    assert found.controls == controls
+
+
 def test_a_control_that_fails_by_chance_is_sent_again() -> None:
     fails = iter([True] * 2)
 

@@ -272,6 +272,18 @@ def test_a_service_that_names_an_absurd_time_is_asked_again_within_the_budget(
     assert never.ended_s < 62
 
 
+def test_a_full_service_that_names_no_time_at_all_is_not_asked_without_a_pause() -> None:
+    sent: list[float] = []
+
+    def service(address: str, names: Sequence[str], at_s: float) -> EmbeddingError | None:
+        sent.append(at_s)
+        return ServiceOverloaded("429", 0.0)
+
+    run(service, texts(8), bounds=Bounds(8, 1), outage_s=60)
+
+    assert min(b - a for a, b in itertools.pairwise(sent)) >= 0.1
+
+
 def test_a_service_that_stays_full_ends_the_run_after_the_stated_time() -> None:
     found = run(
         lambda address, names, at_s: ServiceOverloaded("429", 2.0),

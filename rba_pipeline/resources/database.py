@@ -36,7 +36,7 @@ _CONNECTION = {
 }
 # As options of the connection, so that SET … TO DEFAULT comes back to them. The server gives up a
 # vanished client, and with it its locks, as fast as the client gives up the server. The temporary
-# buffers hold a slice of what a publication stages, and the index that it is joined by: a million
+# buffers hold a slice of what a publication stages, and the index that it is joined by: 700,000
 # chunks of 384 dimensions took Postgres 7 % less than with its default of 8 MB.
 _SESSION = {
     "lock_timeout": "10s",

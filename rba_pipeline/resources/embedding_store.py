@@ -125,8 +125,8 @@ class EmbeddingStore(dg.ConfigurableResource):
         """Return blocks of hashes and their vectors, float32 of shape ``(n, dimensions)``, each
         hash once.
 
-        ``wanted`` is read before this returns. Hashes without a vector are left out; at most some
-        thousand rows are in memory at once.
+        ``wanted`` is read before this returns, and may have some twice. Hashes without a vector are
+        left out; at most some thousand rows are in memory at once.
 
         Raises:
             RecordFull: The temporary file of the wanted hashes has no room; perhaps only once the

@@ -194,9 +194,7 @@ class Publication:
         # Read at the server's side: a window's hashes need not fit into memory here.
         with self._connection.cursor("missing") as missing:
             missing.itersize = self._rows_at_once
-            missing.execute(
-                f"SELECT DISTINCT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
-            )
+            missing.execute(f"SELECT text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about)
             vectors = self._content.vectors(row[0] for row in missing)
         staging.copy_vectors(self._connection, vectors)
         row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
@@ -212,10 +210,11 @@ class Publication:
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
         deleted += self._run(sql.SQL(_DELETE_CHUNKS).format(table=table))
-        updated = sum(
-            self._run(_UPDATE_CHUNKS, first=first, last=last) for first, last in self._slices()
-        )
-        inserted = self._insert()
+        with staging.reading_once(self._connection):
+            updated = sum(
+                self._run(_UPDATE_CHUNKS, first=first, last=last) for first, last in self._slices()
+            )
+            inserted = self._insert()
         self._run(_MARK_PUBLISHED)
         return inserted, updated, deleted
 

@@ -7,20 +7,22 @@ from psycopg import sql
 
 from rba_pipeline.core.checks import ServedRows
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
+from rba_pipeline.resources.staging import reading_once
 from rba_pipeline.resources.vector_index import table_of
 
+# What is asked of a vector is answered where it is read (OFFSET 0): the join carries none along.
 _ROWS = """
-SELECT count(*), count(*) FILTER (WHERE v.text_hash <> s.text_hash),
-    count(*) FILTER (WHERE NOT (vector_dims(v.embedding) = %(dimensions)s
-        AND abs(vector_norm(v.embedding) - 1) <= %(tolerance)s))
-FROM staged_chunks s
-JOIN vectors v ON v.corpus = %(corpus)s AND v.space = %(space)s AND v.chunk_id = s.chunk_id
-"""
-_FOREIGN = """
-SELECT count(*) FROM {table} v JOIN documents d USING (corpus, document_id)
-WHERE d.corpus = %(corpus)s AND d.published_on >= %(start)s AND d.published_on < %(end)s
-AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
-AND NOT d.document_id = ANY(%(elsewhere)s)
+SELECT count(s.chunk_id), count(*) FILTER (WHERE s.text_hash IS DISTINCT FROM v.text_hash),
+    count(*) FILTER (WHERE v.is_faulty)
+FROM (
+    SELECT chunk_id, text_hash, NOT (vector_dims(embedding) = %(dimensions)s
+        AND abs(vector_norm(embedding) - 1) <= %(tolerance)s) AS is_faulty
+    FROM {table} WHERE corpus = %(corpus)s AND document_id = ANY(ARRAY(
+        SELECT document_id FROM documents WHERE corpus = %(corpus)s
+        AND published_on >= %(start)s AND published_on < %(end)s
+        AND NOT document_id = ANY(%(elsewhere)s)))
+    OFFSET 0
+) v LEFT JOIN staged_chunks s USING (chunk_id)
 """
 _DOCUMENTS = """
 SELECT (SELECT count(*) FROM documents d WHERE d.corpus = %(corpus)s
@@ -46,8 +48,8 @@ def served_rows(
     def counted(statement: str | sql.Composed) -> tuple[int, ...]:
         return tuple(connection.execute(statement, about).fetchone() or ())
 
-    rows, altered, faulty = counted(_ROWS)
-    (foreign,) = counted(sql.SQL(_FOREIGN).format(table=table_of(space.id)))
+    with reading_once(connection):
+        rows, foreign, faulty = counted(sql.SQL(_ROWS).format(table=table_of(space.id)))
     documents, recorded = counted(_DOCUMENTS)
     (chunks,) = counted("SELECT count(*) FROM staged_chunks")
     known = connection.execute(_SPACE, about).fetchone()
@@ -56,7 +58,7 @@ def served_rows(
         chunks=chunks,
         withheld=0,
         rows=rows,
-        foreign=foreign + altered,
+        foreign=foreign,
         faulty=faulty,
         documents=documents,
         recorded=recorded,

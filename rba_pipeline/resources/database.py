@@ -37,14 +37,12 @@ _CONNECTION = {
 # As options of the connection, so that SET … TO DEFAULT comes back to them. The server gives up a
 # vanished client, and with it its locks, as fast as the client gives up the server. The temporary
 # buffers hold a slice of what a publication stages, and the index that it is joined by: 700,000
-# chunks of 384 dimensions took Postgres 7 % less than with its default of 8 MB. The working memory
-# holds the slice's join: a million took 12 % less than with the default of 4 MB, which spilled.
+# chunks of 384 dimensions took Postgres 7 % less than with its default of 8 MB.
 _SESSION = {
     "lock_timeout": "10s",
     "statement_timeout": "15min",
     "idle_in_transaction_session_timeout": "5min",
     "temp_buffers": "64MB",
-    "work_mem": "32MB",
     "tcp_keepalives_idle": "30s",
     "tcp_keepalives_interval": "10s",
     "tcp_keepalives_count": "3",

@@ -33,6 +33,14 @@ VECTORS = pa.schema(
     ]
 )
 
+# The cursor is read to its end; planned for its first rows, it looked up one after the other. And a
+# slice's join should fit into memory: a million chunks of 384 dimensions took Postgres 12 % less
+# than with 4 MB, the default. A server that gives more keeps it.
+_WAYS = """
+SET LOCAL cursor_tuple_fraction = 1;
+SELECT set_config('work_mem', '32MB', true)
+WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB')
+"""
 _UPSERT_DOCUMENTS = """
 INSERT INTO documents SELECT * FROM staged_documents
 ON CONFLICT (corpus, document_id) DO UPDATE SET
@@ -188,6 +196,7 @@ class Publication:
         # Not asked before it is our turn: a window that published meanwhile keeps what moved there.
         elsewhere = frozenset(self._content.elsewhere())
         self._about["elsewhere"] = list(elsewhere)
+        self._connection.execute(_WAYS)
         self._connection.execute(staging.TABLES)
         staging.copy_documents(self._connection, self._content.documents(), self._corpus, elsewhere)
         staging.copy_chunks(self._connection, self._content.chunks(), elsewhere)
@@ -210,11 +219,10 @@ class Publication:
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
         deleted += self._run(sql.SQL(_DELETE_CHUNKS).format(table=table))
-        with staging.reading_once(self._connection):
-            updated = sum(
-                self._run(_UPDATE_CHUNKS, first=first, last=last) for first, last in self._slices()
-            )
-            inserted = self._insert()
+        updated = sum(
+            self._run(_UPDATE_CHUNKS, first=first, last=last) for first, last in self._slices()
+        )
+        inserted = self._insert()
         self._run(_MARK_PUBLISHED)
         return inserted, updated, deleted
 

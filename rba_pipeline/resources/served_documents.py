@@ -10,14 +10,21 @@ from rba_pipeline.core.windows import Window
 
 _IDS_AT_ONCE = 4096
 
-_SERVED = """
+# Not joined: without statistics, which new tables lack at first, the planner compared every row of
+# one table with every row of the other.
+_CONTENT = """(
+    SELECT p.content_hash FROM published_documents p
+    WHERE p.corpus = d.corpus AND p.space = %(space)s AND p.document_id = d.document_id)
+"""
+_SERVED = f"""
 SELECT d.published_on, d.document_id, d.content_hash,
-    p.content_hash IS NOT DISTINCT FROM d.content_hash,
+    {_CONTENT} IS NOT DISTINCT FROM d.content_hash,
     NOT EXISTS (SELECT 1 FROM vectors v WHERE v.corpus = d.corpus AND v.space = %(space)s
         AND v.document_id = d.document_id AND v.chunking_id <> %(chunking_id)s)
-FROM documents d LEFT JOIN published_documents p
-    ON p.corpus = d.corpus AND p.space = %(space)s AND p.document_id = d.document_id
-WHERE d.corpus = %(corpus)s
+FROM documents d WHERE d.corpus = %(corpus)s
+"""
+_PUBLISHED = f"""
+SELECT d.published_on, d.document_id, {_CONTENT} FROM documents d WHERE d.corpus = %(corpus)s
 """
 # Those that a publication of the window would keep or delete.
 _AT_STAKE = """
@@ -36,21 +43,11 @@ def served_documents(
     return [(day, Served(*row)) for day, *row in connection.execute(_SERVED, about)]
 
 
-# No join: without statistics, which a table lacks for its first minute, the planner compares every
-# row of one side with every row of the other.
-_PUBLISHED = """
-SELECT d.published_on, d.document_id, (
-    SELECT p.content_hash FROM published_documents p
-    WHERE p.corpus = d.corpus AND p.space = %s AND p.document_id = d.document_id)
-FROM documents d WHERE d.corpus = %s
-"""
-
-
 def published_documents(
     connection: psycopg.Connection, corpus: str, space: str
 ) -> dict[str, tuple[date, str | None]]:
     """Return, by id, when each document is filed, and the content that ``space`` has of it."""
-    rows = connection.execute(_PUBLISHED, [space, corpus])
+    rows = connection.execute(_PUBLISHED, {"corpus": corpus, "space": space})
     return {document_id: (day, content_hash) for day, document_id, content_hash in rows}
 
 

@@ -7,20 +7,23 @@ from psycopg import sql
 
 from rba_pipeline.core.checks import ServedRows
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
-from rba_pipeline.resources.staging import reading_once
 from rba_pipeline.resources.vector_index import table_of
 
-# What is asked of a vector is answered where it is read (OFFSET 0): the join carries none along.
+_IDS = """
+SELECT document_id FROM staged_documents
+UNION SELECT document_id FROM documents WHERE corpus = %(corpus)s
+AND published_on >= %(start)s AND published_on < %(end)s AND NOT document_id = ANY(%(elsewhere)s)
+"""
+# Of these documents, as a value: from a subquery the planner would take them for ten, and for one
+# row what was just inserted. What is asked of a vector is answered where it is read (OFFSET 0): the
+# join carries none along.
 _ROWS = """
 SELECT count(s.chunk_id), count(*) FILTER (WHERE s.text_hash IS DISTINCT FROM v.text_hash),
     count(*) FILTER (WHERE v.is_faulty)
 FROM (
     SELECT chunk_id, text_hash, NOT (vector_dims(embedding) = %(dimensions)s
         AND abs(vector_norm(embedding) - 1) <= %(tolerance)s) AS is_faulty
-    FROM {table} WHERE corpus = %(corpus)s AND document_id = ANY(ARRAY(
-        SELECT document_id FROM documents WHERE corpus = %(corpus)s
-        AND published_on >= %(start)s AND published_on < %(end)s
-        AND NOT document_id = ANY(%(elsewhere)s)))
+    FROM {table} WHERE corpus = %(corpus)s AND document_id = ANY(%(ids)s::text[])
     OFFSET 0
 ) v LEFT JOIN staged_chunks s USING (chunk_id)
 """
@@ -43,13 +46,15 @@ def served_rows(
     Args:
         about: ``corpus``, ``space``, ``start``, ``end`` and ``elsewhere``, as in ``Publication``.
     """
-    about = {**about, "dimensions": space.dimensions, "tolerance": NORM_TOLERANCE}
+    ids = [row[0] for row in connection.execute(_IDS, about)]
+    asked = {"dimensions": space.dimensions, "tolerance": NORM_TOLERANCE, "ids": ids}
 
-    def counted(statement: str | sql.Composed) -> tuple[int, ...]:
-        return tuple(connection.execute(statement, about).fetchone() or ())
+    def counted(statement: str | sql.Composed, **more: object) -> tuple[int, ...]:
+        # Not prepared: a plan for any ids would be one for ten.
+        row = connection.execute(statement, {**about, **more}, prepare=False).fetchone()
+        return tuple(row or ())
 
-    with reading_once(connection):
-        rows, foreign, faulty = counted(sql.SQL(_ROWS).format(table=table_of(space.id)))
+    rows, foreign, faulty = counted(sql.SQL(_ROWS).format(table=table_of(space.id)), **asked)
     documents, recorded = counted(_DOCUMENTS)
     (chunks,) = counted("SELECT count(*) FROM staged_chunks")
     known = connection.execute(_SPACE, about).fetchone()

@@ -1,7 +1,6 @@
 """The rows of one window on their way in: temporary tables, filled by binary COPY."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,19 +120,3 @@ def copy_vectors(connection: psycopg.Connection, blocks: VectorBlocks) -> None:
             for text_hash, vector in zip(hashes, vectors, strict=True):
                 copy.write_row([text_hash, Vector(vector)])
     connection.execute(_INDEX_VECTORS)
-
-
-@contextmanager
-def reading_once(connection: psycopg.Connection) -> Iterator[None]:
-    """Within the transaction's block, join by reading each side once, row after row.
-
-    The planner knows nothing yet of a table that was filled just now, takes it for small, and would
-    look up one row of the other side after the other: of 700,000 rows, in 9 us each instead of 3. A
-    statement in the block lists the keys that it is about; else it would read whole tables. After
-    an error, the roll-back takes the settings back.
-    """
-    connection.execute("SET LOCAL enable_nestloop = off; SET LOCAL enable_bitmapscan = off")
-    yield
-    connection.execute(
-        "SET LOCAL enable_nestloop TO DEFAULT; SET LOCAL enable_bitmapscan TO DEFAULT"
-    )

@@ -1,7 +1,7 @@
 """Publishing: a window becomes searchable whole or not at all, and touches nothing else."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,14 +11,18 @@ import numpy as np
 import psycopg
 import pytest
 from numpy.typing import NDArray
+from pgvector.psycopg import register_vector
 
 from rba_pipeline.core.errors import (
     DatabaseError,
     HoleInPartition,
     SchemaMismatch,
 )
+from rba_pipeline.core.promises import ChecksFailed
 from rba_pipeline.core.windows import Window
-from rba_pipeline.resources.publication import Published
+from rba_pipeline.resources.publication import Publication, Published
+from rba_pipeline.resources.staging import Content, VectorBlocks
+from rba_pipeline.resources.stopwatch import Stopwatch
 from rba_pipeline.resources.vector_store import VectorStore
 from rba_pipeline_tests.resources.publishing import (
     Texts,
@@ -32,6 +36,7 @@ from rba_pipeline_tests.resources.sample_records import (
     CORPUS,
     SPACE,
     YEAR,
+    chunk_batches,
     document,
     sha256,
     vectors_of,
@@ -218,6 +223,45 @@ def test_a_vector_that_cannot_be_searched_is_refused_and_nothing_is_published(
         publish(store, TEXTS, vectors=lambda wanted: [([name], vector) for name in wanted])
 
     assert store.count() == (0, 0)
+
+
+def test_a_row_that_got_another_text_meanwhile_is_found_before_anything_is_published(
+    store: VectorStore, database_url: str
+) -> None:
+    publish(store, TEXTS)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE vectors SET text_hash = '' WHERE text = 'water fell'")
+    before = rows(database_url)
+
+    with pytest.raises(ChecksFailed, match="4 rows are due, 4 of them are there, and 1 that are"):
+        publish(store, {**TEXTS, document("hail"): ["stones fell"]})
+
+    assert rows(database_url) == before
+
+
+@pytest.mark.parametrize(("servers", "used"), [("4MB", "32MB"), ("48MB", "48MB")])
+def test_a_publication_has_memory_for_its_joins_and_keeps_what_is_more(
+    store: VectorStore, database_url: str, servers: str, used: str
+) -> None:
+    def asked() -> str:
+        return str(next(connection.execute("SHOW work_mem"))[0])
+
+    def vectors(wanted: Iterable[str]) -> VectorBlocks:
+        during.append(asked())
+        return vectors_from(TEXTS)(set(wanted))
+
+    publish(store, TEXTS)
+    during: list[str] = []
+    content = Content(lambda: list(TEXTS), lambda: chunk_batches(TEXTS), vectors)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        register_vector(connection)
+        connection.execute(f"SET work_mem = '{servers}'")
+        with connection.transaction():
+            work = Publication(connection, CORPUS, space=SPACE, window=YEAR, content=content)
+            work.publish(Stopwatch("vectors"))
+        after = asked()
+
+    assert (during, after) == ([used], servers)
 
 
 def test_a_space_with_another_dimension_than_before_is_refused(store: VectorStore) -> None:

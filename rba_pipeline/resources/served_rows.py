@@ -14,7 +14,7 @@ SELECT document_id FROM staged_documents
 UNION SELECT document_id FROM documents WHERE corpus = %(corpus)s
 AND published_on >= %(start)s AND published_on < %(end)s AND NOT document_id = ANY(%(elsewhere)s)
 """
-# Of these documents, as a value: those of a subquery count as ten to the planner. What is asked of a
+# Of these documents, as a value: those of a subquery are ten to the planner. What is asked of a
 # vector is answered where it is read (OFFSET 0): the join carries none along.
 _ROWS = """
 SELECT count(s.chunk_id), count(*) FILTER (WHERE s.text_hash IS DISTINCT FROM v.text_hash),
@@ -53,8 +53,8 @@ def served_rows(
         row = connection.execute(statement, {**about, **more}, prepare=False).fetchone()
         return tuple(row or ())
 
-    # What was just inserted has no statistics: far fewer rows are expected, and for each of these the
-    # planner would have the other side looked up, at 6 us a row of a million instead of 3.
+    # What was just inserted has no statistics: the planner expects far fewer rows, and would look
+    # up the other side for each of them, at 6 us a row of a million instead of 3.
     connection.execute("SET LOCAL enable_nestloop = off")
     rows, foreign, faulty = counted(sql.SQL(_ROWS).format(table=table_of(space.id)), **asked)
     connection.execute("SET LOCAL enable_nestloop TO DEFAULT")

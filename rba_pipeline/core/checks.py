@@ -127,7 +127,8 @@ class ServedRows:
     Attributes:
         chunks: In the record; ``withheld`` of them are in quarantine.
         rows: Of those chunks, in the database.
-        foreign: Rows of the partition that are no chunk of the record, or have another text.
+        foreign: Rows of the partition that are no chunk of the record, or are of another text or
+            document.
         faulty: Rows with another dimension or length.
         documents, recorded: Of the partition, in the database and in the record.
         known: The space as the database describes it.

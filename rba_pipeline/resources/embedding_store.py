@@ -3,8 +3,8 @@
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -141,11 +141,14 @@ class EmbeddingStore(dg.ConfigurableResource):
     def _vectors(
         self, space: str, year: int, left: TextLedger
     ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        with left:
-            for block in self.taken(space, year, left):
+        with left, closing(self.taken(space, year, left)) as blocks:
+            _, _, lacking = left.totals()
+            # A publication of little, or of nothing new, does not read all that is kept.
+            while lacking and (block := next(blocks, None)):
                 yield block.hashes, block.vectors
+                lacking -= len(block.hashes)
 
-    def taken(self, space: str, year: int, left: TextLedger) -> Iterator[KeptBlock]:
+    def taken(self, space: str, year: int, left: TextLedger) -> Generator[KeptBlock, None, None]:
         """Yield the vectors of the texts of ``left`` that have no state, and give them one: each
         text once, with the vector that is published.
         """

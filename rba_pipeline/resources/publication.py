@@ -33,10 +33,12 @@ VECTORS = pa.schema(
     ]
 )
 
-# The cursor is read to its end; planned for its first rows, it looked up one after the other. And a
-# slice's join should fit into memory: a million chunks of 384 dimensions took Postgres 12 % less
-# than with 4 MB, the default. A server that gives more keeps it.
+# What a constraint says, it says to the slice that it is about. The cursor is read to its end;
+# planned for its first rows, it looked up one after the other. And a slice's join should fit into
+# memory: a million chunks of 384 dimensions took Postgres 12 % less than with 4 MB, the default. A
+# server that gives more keeps it.
 _WAYS = """
+SET CONSTRAINTS ALL IMMEDIATE;
 SET LOCAL cursor_tuple_fraction = 1;
 SELECT set_config('work_mem', '32MB', true)
 WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB')
@@ -61,11 +63,13 @@ WHERE d.corpus = %(corpus)s AND d.published_on >= %(start)s AND d.published_on <
 AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
-# By document, not by date: a document that moved here from another window brings its old chunks.
+# By document, not by date: a document that moved here from another window brings its old chunks. A
+# row that got another text or document since, by whomever, is inserted anew.
 _DELETE_CHUNKS = """
 DELETE FROM {table} v
 WHERE v.corpus = %(corpus)s AND v.document_id IN (SELECT document_id FROM staged_documents)
-AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
+AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id
+    AND s.document_id = v.document_id AND s.text_hash = v.text_hash)
 """
 # The keys of a slice are listed as well: only joined, they had the planner read the whole other
 # table for every slice.
@@ -99,6 +103,12 @@ ON CONFLICT (corpus, space, document_id) DO UPDATE SET content_hash = excluded.c
 _ABSENT = """
 NOT EXISTS (SELECT 1 FROM vectors v WHERE v.corpus = %(corpus)s AND v.space = %(space)s
 AND v.chunk_id = s.chunk_id)
+"""
+_ABSENT_CHUNKS = f"""
+SELECT chunk_id, text_hash, EXISTS (SELECT 1 FROM staged_vectors e
+    WHERE hashtextextended(e.text_hash, 0) = hashtextextended(s.text_hash, 0)
+    AND e.text_hash = s.text_hash)
+FROM staged_chunks s WHERE {_ABSENT}
 """
 
 
@@ -169,7 +179,7 @@ class Publication:
         space = self._space.id
         was_complete = space_register.is_complete(self._connection, self._corpus, space)
         with stopwatch.stage(Stage.STAGING):
-            self._stage()
+            outdated = self._stage()
         with stopwatch.stage(Stage.APPLYING):
             inserted, updated, deleted = self._apply()
         # Before it is committed: what would be wrong in search never gets there.
@@ -183,7 +193,7 @@ class Publication:
         return Published(
             inserted=inserted,
             updated=updated,
-            deleted=deleted,
+            deleted=outdated + deleted,
             rows=served.rows,
             quarantined=served.withheld,
             activated=activated,
@@ -191,8 +201,10 @@ class Publication:
             verdicts=tuple(verdicts),
         )
 
-    def _stage(self) -> None:
-        """Copy the window's rows aside, and the vectors that the database does not have yet."""
+    def _stage(self) -> int:
+        """Copy the window's rows aside, delete what is stored of its documents and not among them,
+        and copy the vectors that the database lacks then; return how many rows were deleted.
+        """
         # Not asked before it is our turn: a window that published meanwhile keeps what moved there.
         elsewhere = frozenset(self._content.elsewhere())
         self._about["elsewhere"] = list(elsewhere)
@@ -200,6 +212,7 @@ class Publication:
         self._connection.execute(staging.TABLES)
         staging.copy_documents(self._connection, self._content.documents(), self._corpus, elsewhere)
         staging.copy_chunks(self._connection, self._content.chunks(), elsewhere)
+        outdated = self._run(self._of_space(_DELETE_CHUNKS))
         # Read at the server's side: a window's hashes need not fit into memory here.
         with self._connection.cursor("missing") as missing:
             missing.itersize = self._rows_at_once
@@ -208,17 +221,14 @@ class Publication:
         staging.copy_vectors(self._connection, vectors)
         row = self._connection.execute("SELECT count(*) FROM staged_chunks").fetchone()
         self._staged = int(row[0]) if row else 0
+        return outdated
 
     def _apply(self) -> tuple[int, int, int]:
         """Make the tables equal to what was staged; return rows inserted, updated, deleted."""
-        table = vector_index.table_of(self._space.id)
-        going = self._connection.execute(
-            sql.SQL(_COUNT_GOING).format(table=table), self._about
-        ).fetchone()
+        going = self._connection.execute(self._of_space(_COUNT_GOING), self._about).fetchone()
         deleted = int(going[0]) if going else 0
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
-        deleted += self._run(sql.SQL(_DELETE_CHUNKS).format(table=table))
         updated = sum(
             self._run(_UPDATE_CHUNKS, first=first, last=last) for first, last in self._slices()
         )
@@ -274,25 +284,33 @@ class Publication:
         """Return how many staged chunks are not searchable.
 
         Raises:
-            HoleInPartition: One was not refused, and its text is not in quarantine.
+            HoleInPartition: One was not refused, and its text is not in quarantine: it has no
+                vector, or was not kept.
         """
-        absent = self._connection.execute(
-            f"SELECT chunk_id, text_hash FROM staged_chunks s WHERE {_ABSENT}", self._about
-        ).fetchall()
+        absent = self._connection.execute(_ABSENT_CHUNKS, self._about).fetchall()
         quarantined = set(self._content.quarantined)
         holes = [
-            chunk_id
-            for chunk_id, text_hash in absent
+            (chunk_id, has_vector)
+            for chunk_id, text_hash, has_vector in absent
             if text_hash not in quarantined and chunk_id not in self.refused
         ]
-        if holes:
+        lacking = [chunk_id for chunk_id, has_vector in holes if not has_vector]
+        if lacking:
             raise HoleInPartition(
-                f"{len(holes)} chunks of {self._window.start} have neither a vector nor a "
-                "quarantine "
-                f"entry (the first: {holes[0]}); nothing was published. Materialise "
+                f"{len(lacking)} chunks of {self._window.start} have neither a vector nor a "
+                f"quarantine entry (the first: {lacking[0]}); nothing was published. Materialise "
                 "'embeddings' again"
             )
+        if holes:
+            raise HoleInPartition(
+                f"the database dropped {len(holes)} chunks of {self._window.start} without a word "
+                f"(the first: {holes[0][0]}); nothing was published. Look for a trigger or a rule "
+                "of the table vectors; then materialise 'vectors' again"
+            )
         return len(absent)
+
+    def _of_space(self, statement: str) -> sql.Composed:
+        return sql.SQL(statement).format(table=vector_index.table_of(self._space.id))
 
     def _run(self, statement: str | sql.Composed, **places: int) -> int:
         return self._connection.execute(statement, {**self._about, **places}).rowcount

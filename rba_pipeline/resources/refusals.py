@@ -31,7 +31,11 @@ _READ_ONLY = "25006"
 _CROWDED = ("too many clients", "too many connections", "connection slots are reserved")
 _NOT_YET = ("is starting up", "is shutting down", "in recovery mode", "not yet accepting")
 # These do not pass by themselves.
-_HOPELESS = ("authentication failed", "does not exist", "pg_hba.conf", "no password supplied")
+_HOPELESS = (
+    "authentication failed", "does not exist", "pg_hba.conf", "no password supplied",
+    "invalid value for parameter", "unrecognized configuration parameter",
+    "unsupported startup parameter",
+)  # fmt: skip
 # Data exception, integrity violation, and what a trigger raises without a state of its own.
 _OF_ONE_ROW = ("22", "23", "P0001")
 _LONGEST_QUOTE = 300

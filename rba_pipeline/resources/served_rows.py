@@ -17,10 +17,11 @@ AND published_on >= %(start)s AND published_on < %(end)s AND NOT document_id = A
 # Of these documents, as a value: those of a subquery are ten to the planner. What is asked of a
 # vector is answered where it is read (OFFSET 0): the join carries none along.
 _ROWS = """
-SELECT count(s.chunk_id), count(*) FILTER (WHERE s.text_hash IS DISTINCT FROM v.text_hash),
+SELECT count(s.chunk_id), count(*) FILTER (
+        WHERE (s.document_id, s.text_hash) IS DISTINCT FROM (v.document_id, v.text_hash)),
     count(*) FILTER (WHERE v.is_faulty)
 FROM (
-    SELECT chunk_id, text_hash, NOT (vector_dims(embedding) = %(dimensions)s
+    SELECT chunk_id, document_id, text_hash, NOT (vector_dims(embedding) = %(dimensions)s
         AND abs(vector_norm(embedding) - 1) <= %(tolerance)s) AS is_faulty
     FROM {table} WHERE corpus = %(corpus)s AND document_id = ANY(%(ids)s::text[])
     OFFSET 0

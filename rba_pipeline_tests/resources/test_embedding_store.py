@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rba_pipeline.core.embeddings import Outcome, Part
-from rba_pipeline.core.errors import RecordFull, RecordMissing
+from rba_pipeline.core.errors import RecordDamaged, RecordFull, RecordMissing
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.embedding_store import EmbeddingStore, Outcomes
 from rba_pipeline.resources.store_root import KeptRows, StoreRoot
@@ -95,6 +95,21 @@ def test_only_wanted_vectors_are_yielded_and_absent_ones_left_out(tmp_path: Path
     keep(store, "a", "b", "c")
 
     assert found(store, ["b", "x"]).keys() == {sha256("b")}
+
+
+def test_once_all_that_is_wanted_was_found_no_further_part_is_read(
+    tmp_path: Path, folder: Path
+) -> None:
+    store = writer(tmp_path)
+    keep(store, "a")
+    first = next(folder.iterdir())
+    (folder / "part-zz.parquet").write_bytes(b"damaged")
+
+    assert first.name < "part-zz.parquet"
+    assert found(store, []) == {}
+    assert found(store, ["a"]).keys() == {sha256("a")}
+    with pytest.raises(RecordDamaged, match="part-zz"):
+        found(store, ["a", "x"])
 
 
 def test_wanted_hashes_that_find_no_room_are_told_as_any_full_disk(tmp_path: Path) -> None:

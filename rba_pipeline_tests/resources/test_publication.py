@@ -16,9 +16,9 @@ from pgvector.psycopg import register_vector
 from rba_pipeline.core.errors import (
     DatabaseError,
     HoleInPartition,
+    RbaError,
     SchemaMismatch,
 )
-from rba_pipeline.core.promises import ChecksFailed
 from rba_pipeline.core.windows import Window
 from rba_pipeline.resources.publication import Publication, Published
 from rba_pipeline.resources.staging import Content, VectorBlocks
@@ -225,18 +225,54 @@ def test_a_vector_that_cannot_be_searched_is_refused_and_nothing_is_published(
     assert store.count() == (0, 0)
 
 
-def test_a_row_that_got_another_text_meanwhile_is_found_before_anything_is_published(
-    store: VectorStore, database_url: str
+@pytest.mark.parametrize(
+    "damage", ["text_hash = ''", f"document_id = '{FROST.document_id}'"], ids=["text", "document"]
+)
+def test_a_row_that_got_another_text_or_document_meanwhile_is_inserted_anew(
+    store: VectorStore, database_url: str, damage: str
 ) -> None:
+    columns = "SELECT text, text_hash, document_id, embedding::text FROM vectors ORDER BY 1"
     publish(store, TEXTS)
     with psycopg.connect(database_url) as connection:
-        connection.execute("UPDATE vectors SET text_hash = '' WHERE text = 'water fell'")
-    before = rows(database_url)
+        before = connection.execute(columns).fetchall()
+        connection.execute(f"UPDATE vectors SET {damage} WHERE text = 'water fell'")
 
-    with pytest.raises(ChecksFailed, match="4 rows are due, 4 of them are there, and 1 that are"):
-        publish(store, {**TEXTS, document("hail"): ["stones fell"]})
+    again = publish(store, TEXTS)
 
-    assert rows(database_url) == before
+    assert (again.inserted, again.deleted, again.rows) == (1, 1, 3)
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute(columns).fetchall() == before
+
+
+@pytest.mark.parametrize(
+    ("trigger", "said"),
+    [
+        ("NEW.text_hash := ''; RETURN NEW;", "3 rows are due, 3 of them are there, and 1 that are"),
+        (
+            f"NEW.document_id := '{FROST.document_id}'; RETURN NEW;",
+            "3 rows are due, 3 of them are there, and 1 that are",
+        ),
+        ("RETURN NULL;", "the database dropped 1 chunks of 2013-01-01 without a word"),
+    ],
+    ids=["another-text", "another-document", "dropped"],
+)
+def test_a_trigger_that_makes_another_row_of_a_chunk_or_none_leaves_nothing_published(
+    store: VectorStore, database_url: str, trigger: str, said: str
+) -> None:
+    publish(store, {})
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN IF NEW.text = 'water fell' THEN {trigger} END IF; RETURN NEW; END $$"
+        )
+        connection.execute(
+            "CREATE TRIGGER meddles BEFORE INSERT ON vectors FOR EACH ROW EXECUTE FUNCTION meddle()"
+        )
+
+    with pytest.raises(RbaError, match=said):
+        publish(store, TEXTS)
+
+    assert rows(database_url) == []
 
 
 @pytest.mark.parametrize(("servers", "used"), [("4MB", "32MB"), ("48MB", "48MB")])

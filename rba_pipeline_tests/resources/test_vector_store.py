@@ -339,6 +339,25 @@ def test_a_wrong_password_is_not_repeated(database_url: str) -> None:
     assert "hush" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("lok_timeout%3D1", "unrecognized configuration parameter"),
+        ("lock_timeout%3Dabc", "invalid value for parameter"),
+    ],
+)
+def test_a_wrong_option_of_the_address_is_not_repeated(
+    database_url: str, option: str, said: str
+) -> None:
+    store = store_of(f"{database_url}?options=-c%20{option}")
+
+    with store.open(), pytest.raises(DatabaseUnavailable, match=said) as raised:
+        store.count()
+
+    assert "correct RBA_DATABASE_URL" in str(raised.value)
+    assert " times within" not in str(raised.value)
+
+
 def test_an_empty_store_counts_nothing(store: VectorStore) -> None:
     assert store.count() == (0, 0)
     assert store.filing_dates() == store.spaces() == store.quarantine() == []

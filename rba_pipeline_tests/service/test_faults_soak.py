@@ -20,9 +20,10 @@ MODEL = "all-MiniLM-L6-v2"
     ],
 )
 def test_memory_is_flat_under_mixed_load(then_s: int) -> None:
-    """After a warm-up of about two minutes: five minutes of load in all, or an hour.
+    """After a warm-up of about two minutes: three minutes of load in which it is flat, or an hour.
 
-    In the first three memory may not have settled yet. A leak is in the next three as well.
+    In the first three memory may not have settled yet, and up to three more are tried. A leak is in
+    each of them.
     """
     command = Command("embedding_service", environment={"EMBEDDING_MODEL": MODEL})
 

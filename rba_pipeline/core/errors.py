@@ -28,7 +28,7 @@ RbaError
     ├── DatabaseFull          no room on its disk or in its memory; make room, do not retry
     ├── DatabaseReadOnly      it takes no changes; change that, do not retry
     ├── SchemaMismatch        the schema is older or newer than this code
-    └── HoleInPartition       a chunk has neither vector nor quarantine entry
+    └── HoleInPartition       a chunk has neither row nor quarantine entry
 """
 
 from typing import ClassVar
@@ -188,4 +188,4 @@ class SchemaMismatch(DatabaseError):
 
 
 class HoleInPartition(DatabaseError):
-    """A chunk has neither a vector nor a quarantine entry. Nothing was published."""
+    """A chunk has no row, and no quarantine entry says why. Nothing was published."""

@@ -33,12 +33,10 @@ VECTORS = pa.schema(
     ]
 )
 
-# What a constraint says, it says to the slice that it is about. The cursor is read to its end;
-# planned for its first rows, it looked up one after the other. And a slice's join should fit into
-# memory: a million chunks of 384 dimensions took Postgres 12 % less than with 4 MB, the default. A
-# server that gives more keeps it.
+# The cursor is read to its end; planned for its first rows, it looked up one after the other. And a
+# slice's join should fit into memory: a million chunks of 384 dimensions took Postgres 12 % less
+# than with 4 MB, the default. A server that gives more keeps it.
 _WAYS = """
-SET CONSTRAINTS ALL IMMEDIATE;
 SET LOCAL cursor_tuple_fraction = 1;
 SELECT set_config('work_mem', '32MB', true)
 WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB')
@@ -63,13 +61,17 @@ WHERE d.corpus = %(corpus)s AND d.published_on >= %(start)s AND d.published_on <
 AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
-# By document, not by date: a document that moved here from another window brings its old chunks. A
-# row that got another text or document since, by whomever, is inserted anew.
+# By document, not by date: a document that moved here from another window brings its old chunks.
 _DELETE_CHUNKS = """
 DELETE FROM {table} v
 WHERE v.corpus = %(corpus)s AND v.document_id IN (SELECT document_id FROM staged_documents)
-AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id
-    AND s.document_id = v.document_id AND s.text_hash = v.text_hash)
+AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
+"""
+# What somebody gave the hash of another text, or another document, is inserted anew.
+_DELETE_ALTERED = """
+DELETE FROM {table} v USING staged_chunks s
+WHERE v.corpus = %(corpus)s AND v.chunk_id = s.chunk_id
+AND (v.document_id, v.text_hash) IS DISTINCT FROM (s.document_id, s.text_hash)
 """
 # The keys of a slice are listed as well: only joined, they had the planner read the whole other
 # table for every slice.
@@ -172,7 +174,7 @@ class Publication:
             stopwatch: Told which of the two is done.
 
         Raises:
-            HoleInPartition: A chunk has neither a vector nor is its text quarantined.
+            HoleInPartition: A chunk has no row, and no quarantine entry says why.
             ChecksFailed: What search would read of the window is not what the record has.
             DatabaseError: More chunks were refused than can be the fault of single ones.
         """
@@ -202,8 +204,8 @@ class Publication:
         )
 
     def _stage(self) -> int:
-        """Copy the window's rows aside, delete what is stored of its documents and not among them,
-        and copy the vectors that the database lacks then; return how many rows were deleted.
+        """Copy the window's rows aside, delete what is stored otherwise, and copy the vectors that
+        the database lacks then; return how many rows were deleted.
         """
         # Not asked before it is our turn: a window that published meanwhile keeps what moved there.
         elsewhere = frozenset(self._content.elsewhere())
@@ -212,7 +214,9 @@ class Publication:
         self._connection.execute(staging.TABLES)
         staging.copy_documents(self._connection, self._content.documents(), self._corpus, elsewhere)
         staging.copy_chunks(self._connection, self._content.chunks(), elsewhere)
-        outdated = self._run(self._of_space(_DELETE_CHUNKS))
+        outdated = sum(
+            self._run(self._of_space(each)) for each in (_DELETE_CHUNKS, _DELETE_ALTERED)
+        )
         # Read at the server's side: a window's hashes need not fit into memory here.
         with self._connection.cursor("missing") as missing:
             missing.itersize = self._rows_at_once

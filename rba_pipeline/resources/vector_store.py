@@ -183,7 +183,7 @@ class VectorStore(CheckedResource):
             waiting: Told when other runs publish; its stopwatch of all stages of a publication.
 
         Raises:
-            HoleInPartition: A chunk has neither a vector nor is its text quarantined.
+            HoleInPartition: A chunk has no row, and no quarantine entry says why.
             ChecksFailed: What search would read of the window is not what the record has.
         """
         return publishing.publish(

@@ -45,6 +45,7 @@ from rba_pipeline_tests.resources.sample_records import (
 pytestmark = pytest.mark.postgres
 
 FLOODS, FROST = document("floods"), document("frost", day=date(2013, 8, 6))
+HAIL, SNOW = document("hail"), document("snow", day=date(2014, 2, 2))
 TEXTS: Texts = {FLOODS: ["water rose", "water fell"], FROST: ["ice on the pond"]}
 LATER = Window(date(2014, 1, 1), date(2015, 1, 1))
 WAIT_S = 30
@@ -226,15 +227,25 @@ def test_a_vector_that_cannot_be_searched_is_refused_and_nothing_is_published(
 
 
 @pytest.mark.parametrize(
-    "damage", ["text_hash = ''", f"document_id = '{FROST.document_id}'"], ids=["text", "document"]
+    "damage",
+    [
+        "text_hash = ''",
+        f"document_id = '{FROST.document_id}'",
+        f"document_id = '{HAIL.document_id}'",
+        f"document_id = '{SNOW.document_id}'",
+    ],
+    ids=["text", "document", "document-that-goes", "document-of-another-window"],
 )
 def test_a_row_that_got_another_text_or_document_meanwhile_is_inserted_anew(
     store: VectorStore, database_url: str, damage: str
 ) -> None:
     columns = "SELECT text, text_hash, document_id, embedding::text FROM vectors ORDER BY 1"
+    publish(store, {SNOW: []}, window=LATER)
     publish(store, TEXTS)
     with psycopg.connect(database_url) as connection:
         before = connection.execute(columns).fetchall()
+    publish(store, {**TEXTS, HAIL: []})
+    with psycopg.connect(database_url) as connection:
         connection.execute(f"UPDATE vectors SET {damage} WHERE text = 'water fell'")
 
     again = publish(store, TEXTS)

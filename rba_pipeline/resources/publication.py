@@ -48,29 +48,30 @@ ON CONFLICT (corpus, document_id) DO UPDATE SET
     published_on = excluded.published_on, content_hash = excluded.content_hash
 WHERE documents IS DISTINCT FROM excluded
 """
-# Their vectors, in every space, go with them.
+# Their vectors, in every space, go with them. Which documents the window has is a value, here and
+# below: of a table that was filled just now, the planner had each compared with each stored row.
 _DELETE_DOCUMENTS = """
 DELETE FROM documents d
 WHERE corpus = %(corpus)s AND published_on >= %(start)s AND published_on < %(end)s
-AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
+AND NOT d.document_id = ANY(%(documents)s)
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
 _COUNT_GOING = """
 SELECT count(*) FROM {table} v JOIN documents d USING (corpus, document_id)
 WHERE d.corpus = %(corpus)s AND d.published_on >= %(start)s AND d.published_on < %(end)s
-AND NOT EXISTS (SELECT 1 FROM staged_documents s WHERE s.document_id = d.document_id)
+AND NOT d.document_id = ANY(%(documents)s)
 AND NOT d.document_id = ANY(%(elsewhere)s)
 """
 # By document, not by date: a document that moved here from another window brings its old chunks.
 _DELETE_CHUNKS = """
 DELETE FROM {table} v
-WHERE v.corpus = %(corpus)s AND v.document_id IN (SELECT document_id FROM staged_documents)
+WHERE v.corpus = %(corpus)s AND v.document_id = ANY(%(documents)s)
 AND NOT EXISTS (SELECT 1 FROM staged_chunks s WHERE s.chunk_id = v.chunk_id)
 """
 # What somebody gave the hash of another text, or another document, is inserted anew.
 _DELETE_ALTERED = """
 DELETE FROM {table} v USING staged_chunks s
-WHERE v.corpus = %(corpus)s AND v.chunk_id = s.chunk_id
+WHERE v.corpus = %(corpus)s AND v.space = %(space)s AND v.chunk_id = s.chunk_id
 AND (v.document_id, v.text_hash) IS DISTINCT FROM (s.document_id, s.text_hash)
 """
 # The keys of a slice are listed as well: only joined, they had the planner read the whole other
@@ -163,6 +164,7 @@ class Publication:
             "start": window.start,
             "end": window.end,
             "elsewhere": list[str](),
+            "documents": list[str](),
         }
 
     def publish(self, stopwatch: Stopwatch) -> Published:
@@ -212,7 +214,9 @@ class Publication:
         self._about["elsewhere"] = list(elsewhere)
         self._connection.execute(_WAYS)
         self._connection.execute(staging.TABLES)
-        staging.copy_documents(self._connection, self._content.documents(), self._corpus, elsewhere)
+        self._about["documents"] = staging.copy_documents(
+            self._connection, self._content.documents(), self._corpus, elsewhere
+        )
         staging.copy_chunks(self._connection, self._content.chunks(), elsewhere)
         outdated = sum(
             self._run(self._of_space(each)) for each in (_DELETE_CHUNKS, _DELETE_ALTERED)
@@ -229,7 +233,9 @@ class Publication:
 
     def _apply(self) -> tuple[int, int, int]:
         """Make the tables equal to what was staged; return rows inserted, updated, deleted."""
-        going = self._connection.execute(self._of_space(_COUNT_GOING), self._about).fetchone()
+        going = self._connection.execute(
+            self._of_space(_COUNT_GOING), self._about, prepare=False
+        ).fetchone()
         deleted = int(going[0]) if going else 0
         self._run(_DELETE_DOCUMENTS)
         self._run(_UPSERT_DOCUMENTS)
@@ -317,4 +323,8 @@ class Publication:
         return sql.SQL(statement).format(table=vector_index.table_of(self._space.id))
 
     def _run(self, statement: str | sql.Composed, **places: int) -> int:
-        return self._connection.execute(statement, {**self._about, **places}).rowcount
+        # Of a prepared statement, the planner would not know how many documents there are.
+        about = {**self._about, **places}
+        return self._connection.execute(
+            statement, about, prepare=None if places else False
+        ).rowcount

@@ -1,6 +1,7 @@
 """What search would read of a window that was just applied, counted within its transaction."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -9,13 +10,12 @@ from rba_pipeline.core.checks import ServedRows
 from rba_pipeline.core.embeddings import NORM_TOLERANCE, Space
 from rba_pipeline.resources.vector_index import table_of
 
-_IDS = """
-SELECT document_id FROM staged_documents
-UNION SELECT document_id FROM documents WHERE corpus = %(corpus)s
+_DATED_HERE = """
+SELECT document_id FROM documents WHERE corpus = %(corpus)s
 AND published_on >= %(start)s AND published_on < %(end)s AND NOT document_id = ANY(%(elsewhere)s)
 """
-# Of these documents, as a value: those of a subquery are ten to the planner. What is asked of a
-# vector is answered where it is read (OFFSET 0): the join carries none along.
+# The ids are a value: those of a subquery are ten to the planner. What is asked of a vector is
+# answered where it is read (OFFSET 0): the join carries none along.
 _ROWS = """
 SELECT count(s.chunk_id), count(*) FILTER (
         WHERE (s.document_id, s.text_hash) IS DISTINCT FROM (v.document_id, v.text_hash)),
@@ -37,16 +37,18 @@ _SPACE = "SELECT space, model, dimensions, details FROM spaces WHERE space = %(s
 
 
 def served_rows(
-    connection: psycopg.Connection, about: Mapping[str, object], space: Space
+    connection: psycopg.Connection, about: Mapping[str, Any], space: Space
 ) -> ServedRows:
     """Return what is there of the window that ``about`` names, as the transaction sees it.
 
     ``withheld`` is 0: if there are fewer rows than chunks, the caller counts those in quarantine.
 
     Args:
-        about: ``corpus``, ``space``, ``start``, ``end`` and ``elsewhere``, as in ``Publication``.
+        about: ``corpus``, ``space``, ``start``, ``end``, ``elsewhere`` and ``documents``, as in
+            ``Publication``.
     """
-    ids = [row[0] for row in connection.execute(_IDS, about)]
+    dated_here = (row[0] for row in connection.execute(_DATED_HERE, about))
+    ids = sorted({*about["documents"], *dated_here})
     asked = {"dimensions": space.dimensions, "tolerance": NORM_TOLERANCE, "ids": ids}
 
     def counted(statement: str | sql.Composed, **more: object) -> tuple[int, ...]:

@@ -74,14 +74,15 @@ def copy_documents(
     documents: Iterable[Document],
     corpus: str,
     elsewhere: Collection[str],
-) -> None:
-    """Copy ``documents``, but for those ``elsewhere``, into ``staged_documents``.
+) -> list[str]:
+    """Copy ``documents``, but for those ``elsewhere``, into ``staged_documents``; return the ids.
 
     Raises:
         BadSetting: One is of another corpus.
     """
     columns = ", ".join(_DOCUMENT_COLUMNS)
     statement = f"COPY staged_documents ({columns}) FROM STDIN (FORMAT BINARY)"
+    copied: list[str] = []
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types([*["text"] * 6, "date", "text"])
         for document in documents:
@@ -92,6 +93,8 @@ def copy_documents(
                 )
             if document.document_id not in elsewhere:
                 copy.write_row([getattr(document, name) for name in _DOCUMENT_COLUMNS])
+                copied.append(document.document_id)
+    return copied
 
 
 def copy_chunks(

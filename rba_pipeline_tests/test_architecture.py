@@ -104,7 +104,10 @@ HOMES: dict[str, set[str]] = {
         "embedding_service.backend.conversion", "embedding_service.backends",
         "embedding_service.backend.attention",
     },
-    "openvino": {"embedding_service.backend.openvino", "embedding_service.backend.conversion"},
+    "openvino": {
+        "embedding_service.backend.openvino", "embedding_service.backend.conversion",
+        "embedding_service.backend.matrices",
+    },
     "nncf": {"embedding_service.backend.conversion"},
     "fastapi": {"embedding_service.app", "embedding_service.api"},
     "uvicorn": {"embedding_service.server", "embedding_service.connections"},

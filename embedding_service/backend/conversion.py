@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import openvino
 import torch
-from openvino import opset13
 
+from embedding_service.backend import matrices
 from embedding_service.backend.agreement import LIKE_FP32, least_cosine, read_texts, sample_ids
 from embedding_service.backend.base import TokenIds, Vectors
 from embedding_service.backend.loading import Body, Loaded, load
@@ -49,11 +49,11 @@ def convert(order: Order, out: Path) -> None:
     exact = np.concatenate([_by_torch(loaded.body, model, text) for text in ids])
     _logger.info("converting %s for OpenVINO", order.folder.name)
     graph = _traced(loaded, model, ids[:2])
+    matrices.transpose(graph)
+    matrices.split(graph)
     quantised = order.precision == "int8"
     if quantised:
         graph = _quantised(graph, model, texts)
-    else:
-        _transpose_weights(graph)
     # Half precision on the disk, and so in memory: bf16 rounds more coarsely than that anyway.
     openvino.save_model(graph, out / "model.xml", compress_to_fp16=order.precision != "fp32")
     del graph
@@ -114,28 +114,6 @@ def _traced(loaded: Loaded, model: TextModel, example: Sequence[TokenIds]) -> op
             example_input={name: torch.from_numpy(array) for name, array in arrays.items()},
             input=list(free.items()),
         )
-
-
-def _transpose_weights(graph: openvino.Model) -> None:
-    """Have each layer multiply with the transpose of its matrix: the same product.
-
-    On a CPU with AMX OpenVINO 2026.4 takes the three matrices behind attention for those of a large
-    language model, and computes them its own way in bf16: on one thread it divides by zero, which
-    ends the process, and on two it is a tenth slower than what a layer is computed with by itself
-    (nomic-shaped). It does not know them by their transpose.
-    """
-    for product in graph.get_ops():
-        if product.get_type_name() != "MatMul":
-            continue
-        attributes = product.get_attributes()
-        weights = product.input_value(1).get_node()
-        if weights.get_type_name() != "Constant" or not attributes["transpose_b"]:
-            continue
-        turned = opset13.constant(np.ascontiguousarray(weights.data.T))
-        turned.set_friendly_name(weights.get_friendly_name())
-        product.input(1).replace_source_output(turned.output(0))
-        product.set_attribute("transpose_b", False)
-    graph.validate_nodes_and_infer_types()
 
 
 def calibration_ids(model: TextModel, texts: Sequence[str]) -> list[TokenIds]:

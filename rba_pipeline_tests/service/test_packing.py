@@ -53,7 +53,7 @@ def test_sizes_of_passes(tokens: int, expected: int) -> None:
 
 @pytest.mark.parametrize(
     ("longest", "expected"),
-    [(1, 1), (31, 31), (32, 32), (33, 34), (545, 576), (1025, 1056), (2047, 2048), (8161, 8192)],
+    [(1, 16), (16, 16), (17, 32), (92, 96), (545, 576), (1025, 1056), (2047, 2048), (8161, 8192)],
 )
 def test_widths_of_tables(longest: int, expected: int) -> None:
     assert table_width(longest) == expected
@@ -73,7 +73,10 @@ def test_a_size_holds_the_tokens_and_is_little_larger(counts: list[int]) -> None
 
 @given(st.integers(1, 2**40))
 def test_a_table_is_hardly_wider_than_its_longest_text(longest: int) -> None:
-    assert longest <= table_width(longest) <= min(longest * 17 // 16, longest + 31)
+    width = table_width(longest)
+
+    assert longest <= width <= max(longest + 15, min(longest * 17 // 16, longest + 31))
+    assert width % 16 == 0
 
 
 def test_few_sizes_serve_all_passes() -> None:

@@ -117,8 +117,9 @@ def properties(precision: Precision, threads: int) -> dict[str, Any]:
     hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": half}
     return {
         "INFERENCE_PRECISION_HINT": hints[precision],
-        # Two streams of one thread each gave 2 to 9 % more in bf16 (nomic-shaped, batches of 300
-        # to 1,800 tokens, two cores), but a query that comes alone would then have half of them.
+        # Two streams of one thread each gave 2 to 6 % more in a loop (bf16 and int8, both models,
+        # two cores) and nothing over HTTP (MiniLM at 16 x 4); a query alone took half as long
+        # again of the larger model.
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
         # Code is made for each shape and kept. Of 5,000 pieces, as it would be, 2,000 passes of

@@ -323,7 +323,7 @@ class Publication:
         return sql.SQL(statement).format(table=vector_index.table_of(self._space.id))
 
     def _run(self, statement: str | sql.Composed, **places: int) -> int:
-        # Of a prepared statement, the planner would not know how many documents there are.
+        # A plan that is kept for any documents takes their number for ten.
         about = {**self._about, **places}
         return self._connection.execute(
             statement, about, prepare=None if places else False

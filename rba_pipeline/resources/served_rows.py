@@ -47,12 +47,12 @@ def served_rows(
         about: ``corpus``, ``space``, ``start``, ``end``, ``elsewhere`` and ``documents``, as in
             ``Publication``.
     """
-    dated_here = (row[0] for row in connection.execute(_DATED_HERE, about))
+    dated_here = (row[0] for row in connection.execute(_DATED_HERE, about, prepare=False))
     ids = sorted({*about["documents"], *dated_here})
     asked = {"dimensions": space.dimensions, "tolerance": NORM_TOLERANCE, "ids": ids}
 
     def counted(statement: str | sql.Composed, **more: object) -> tuple[int, ...]:
-        # Not prepared: a plan for any ids would be one for ten.
+        # Not prepared: a plan that is kept for any ids is one for ten.
         row = connection.execute(statement, {**about, **more}, prepare=False).fetchone()
         return tuple(row or ())
 

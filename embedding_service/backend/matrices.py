@@ -90,7 +90,9 @@ def _columns(output: Any, cut: slice) -> Any | None:
     kind, inputs = node.get_type_name(), node.input_values()
     if kind == "Constant":
         return _constant(node.data[..., cut]) if node.data.shape[-1:] > (1,) else node
-    if (weights := _weights(node)) is not None:
+    weights = _weights(node)
+    # A matrix of a single column is seen by all columns of the other side.
+    if weights is not None and weights.data.shape[1] >= cut.stop:
         return opset13.matmul(inputs[0], _constant(weights.data[:, cut]), False, False)
     parts = [_columns(value, cut) for value in inputs] if kind in _BY_COLUMN else [None]
     if None in parts:

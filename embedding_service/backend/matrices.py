@@ -11,9 +11,9 @@ from openvino import opset13
 
 # Of the width between the matrices of a layer behind attention. On two cores with AMX, products
 # with 768 rows or columns made 2.6 to 2.8 TFLOP/s in bf16 at any number of tokens. With 3,072 they
-# made 1.8 to 2.7 at multiples of 256, and 1.3 to 2.0 elsewhere; with 1,536 of a narrow model
-# (MiniLM) pieces were no faster. In fp32 it made no difference.
-_NARROW, _WIDEST_PIECE, _PIECES_OF = 1536, 768, 64
+# made 1.8 to 2.7 at multiples of 256, and 1.3 to 2.0 elsewhere; with 384 columns 2.3 to 2.8. With
+# 1,536 of a narrow model (MiniLM) pieces were no faster, and in fp32 they made no difference.
+_NARROW, _PIECES = 1536, range(768, 383, -64)
 _BY_COLUMN: dict[str, Callable[..., openvino.Node]] = {
     "Add": opset13.add,
     "Gelu": opset13.gelu,
@@ -44,7 +44,8 @@ def split(graph: openvino.Model) -> None:
     """Have a layer compute its inner width in pieces: f(xA)B is the sum of f(xA_i)B_i.
 
     A_i are columns of A, and B_i the same rows of B; f looks at one column at a time. For a graph
-    after ``transpose``. A layer of another form, or of a width without equal pieces, stays.
+    after ``transpose``. A layer of another form, or of a width without such pieces, stays. But for
+    rounding the result is the same: in bf16 each of the summands is rounded.
     """
     for product, weights in _products(graph):
         cuts = _cuts(weights.data.shape[0])
@@ -60,14 +61,14 @@ def split(graph: openvino.Model) -> None:
 
 
 def _products(graph: openvino.Model) -> Iterator[tuple[openvino.Node, Any]]:
-    """Yield each multiplication with a constant matrix, and that matrix."""
+    """Yield each node that has ``_weights``, and these."""
     for node in graph.get_ordered_ops():
         if (weights := _weights(node)) is not None:
             yield node, weights
 
 
 def _weights(node: openvino.Node) -> Any | None:
-    """Return the constant matrix that ``node`` multiplies with; None if it does not."""
+    """Return the constant matrix that ``node`` multiplies rows with; None for any other node."""
     if node.get_type_name() != "MatMul" or node.get_attributes()["transpose_a"]:
         return None
     weights = node.input_value(1).get_node()
@@ -76,9 +77,10 @@ def _weights(node: openvino.Node) -> Any | None:
 
 
 def _cuts(width: int) -> list[slice]:
-    """Return the fewest equal pieces of ``width``; none if it is narrow, or has no such pieces."""
+    """Return the fewest equal pieces of ``width``; none if it is narrow, or has none of a size in
+    ``_PIECES``."""
     if width > _NARROW:
-        for size in range(_WIDEST_PIECE, 0, -_PIECES_OF):
+        for size in _PIECES:
             if width % size == 0:
                 return [slice(start, start + size) for start in range(0, width, size)]
     return []

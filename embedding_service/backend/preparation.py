@@ -24,7 +24,7 @@ from embedding_service.errors import ModelRefused, SettingRefused
 _logger = logging.getLogger(__name__)
 
 # To be raised whenever the same folder would be prepared differently.
-_FORMAT = 7
+_FORMAT = 8
 # Quantising the largest of the usual models takes some minutes on two cores.
 _LONGEST_S = 3600
 _LIBRARIES = ("openvino", "nncf", "torch", "transformers", "sentence-transformers")

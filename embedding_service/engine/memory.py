@@ -21,8 +21,9 @@ _FARTHEST = 16
 # No pass is believed to take less: 12 layers of 768 were seen to take some 100 KB per token, and
 # growth below the size of an allocator's pool is not seen at all.
 _LEAST_BYTES_PER_TOKEN = 65_536
-# As backend.packing rounds, a pass is filled up to a size at most a sixteenth above its own, and so
-# is its table, in both directions for attention: one hardly larger may take so much more.
+# A pass is filled up to a size above its own, and its table too, in both directions of attention:
+# one hardly larger may take so much more. So it is of large passes, with tables at most a sixteenth
+# too wide; backend.packing adds more to small ones, which weigh little.
 _FILLED_UP = (1 + 1 / 16) ** 2
 # A pass is worth remembering if it is larger than the others by so much.
 _LARGER = 1.1

@@ -4,12 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import openvino
-
 from benchmarks.counted_pass import Count
 from embedding_service.backend.base import Backend, Precision, TokenIds
 from embedding_service.backend.models import ModelFolder
-from embedding_service.backend.openvino import OpenVinoBackend, properties
+from embedding_service.backend.openvino import OpenVinoBackend, compiled, properties
 from embedding_service.backend.order import Order
 from embedding_service.backend.preparation import prepared_model
 from embedding_service.cores import usable_cores
@@ -29,7 +27,7 @@ def on_openvino(folder: ModelFolder, precision: Precision, cache: Path) -> tuple
     """Return ``folder`` as the service prepares it in ``cache``; operations count by type."""
     backend, graph = prepared_in(cache, folder, precision)
     counting = properties(precision, backend.cores) | {"PERF_COUNT": True}
-    request = openvino.Core().compile_model(graph, "CPU", counting).create_infer_request()
+    request = compiled(graph, counting).create_infer_request()
 
     def count(batch: Sequence[TokenIds]) -> dict[str, float]:
         request.infer(dict(backend.passed(batch)))

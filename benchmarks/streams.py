@@ -115,13 +115,12 @@ class _Running:
     def __init__(self, graph: Path, precision: Precision, layout: Layout) -> None:
         import openvino
 
-        from embedding_service.backend.openvino import properties
+        from embedding_service.backend.openvino import compiled, properties
 
         self.layout = layout
         cores = layout.streams * layout.threads
         chosen = properties(precision, cores) | {"NUM_STREAMS": layout.streams}
-        compiled = openvino.Core().compile_model(graph, "CPU", chosen)
-        self._queue = openvino.AsyncInferQueue(compiled, layout.streams)
+        self._queue = openvino.AsyncInferQueue(compiled(graph, chosen), layout.streams)
 
     def bulk_s(self, passes: Sequence[Mapping[str, Any]]) -> float:
         """Return the seconds of all ``passes``, as many at once as there are streams."""

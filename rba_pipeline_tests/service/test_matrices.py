@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from embedding_service.backend import matrices
+from embedding_service.backend.openvino import compiled, properties
 
 HIDDEN = 8
 Layer = Callable[[Any, int], Any]
@@ -115,3 +117,36 @@ def test_another_layer_stays(layer: Layer, width: int) -> None:
     assert products(graph) == whole
     assert {(HIDDEN, width), (width, HIDDEN)} <= set(whole)
     assert np.abs(result(graph) - before).max() < 1e-6
+
+
+def test_pieces_are_added_as_they_were_computed_with_the_same_result(tmp_path: Path) -> None:
+    given = opset13.parameter([1, -1, HIDDEN], np.float32)
+    graph = openvino.Model([opset13.add(given, gated(given, 3072))], [given])
+    matrices.transpose(graph)
+    matrices.split(graph)
+    openvino.save_model(graph, tmp_path / "model.xml", compress_to_fp16=True)
+    x = np.random.default_rng(0).standard_normal((1, 5, HIDDEN), dtype=np.float32)
+    # On a CPU without bf16 the pieces are float32 either way.
+    chosen = properties("bf16", 1)
+
+    served = compiled(tmp_path / "model.xml", chosen)
+
+    plain = openvino.Core().compile_model(tmp_path / "model.xml", "CPU", chosen)
+    np.testing.assert_array_equal(served(x)[0], plain(x)[0])
+    (added,) = inputs_of_sums(served)
+    assert sorted(added) == [*4 * ["FullyConnected"], "Input"]
+
+
+def inputs_of_sums(served: openvino.CompiledModel) -> list[list[str]]:
+    """Return, for each sum as it is executed, what computes its summands."""
+    graph = served.get_runtime_model()
+    return [
+        [kind_of(value.get_node()) for value in node.input_values()]
+        for node in graph.get_ops()
+        if kind_of(node) == "Eltwise" and len(node.input_values()) > 2
+    ]
+
+
+def kind_of(node: openvino.Node) -> str:
+    """Return what ``node`` of a compiled graph is, in the words of OpenVINO."""
+    return node.get_rt_info()["layerType"].astype(str)

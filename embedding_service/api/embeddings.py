@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -117,8 +118,10 @@ class Embeddings:
         )
         _refuse_if_full(engine)
         record.holding.set(parsed_bytes(body), retry_after_s=engine.retry_after_s)
-        work = partial(parsed, body, engine, limits)
-        return await in_thread(self._threads(record), work, request, deadline)
+        given_up = threading.Event()
+        work = partial(parsed, body, engine, limits, given_up.is_set)
+        threads = self._threads(record)
+        return await in_thread(threads, work, request, deadline, given_up.set)
 
     def _threads(self, record: RequestRecord) -> ThreadPoolExecutor:
         return self._short if record.body_bytes <= SHORT_BODY_BYTES else self._long

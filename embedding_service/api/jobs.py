@@ -1,7 +1,7 @@
 """From a body to what is to be computed, and from vectors to a body; slow, so done in threads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from embedding_service.api.answers import Limits, vectors_body
 from embedding_service.api.schemas import parse_request
@@ -10,7 +10,7 @@ from embedding_service.engine.admission import AdmissionLimits, Admitted, admit
 from embedding_service.engine.dimensions import check_dimensions, cut
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.tickets import Lane
-from embedding_service.errors import BadRequest
+from embedding_service.errors import BadRequest, DeadlinePassed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,15 @@ def _lane(input_type: InputType) -> Lane:
     return "query" if input_type == "query" else "document"
 
 
-def parsed(body: bytes, engine: Engine, limits: Limits) -> Job:
-    """Return what ``body`` asks for.
+def parsed(body: bytes, engine: Engine, limits: Limits, given_up: Callable[[], bool]) -> Job:
+    """Return what ``body`` asks for; ``given_up`` says whether nobody waits for it any more.
 
     Raises:
         BadRequest: It is not a request, or not one that this model can answer.
         TooLarge: More texts or tokens than could ever fit.
         TextRejected: One of its texts cannot be embedded.
         QueueFull: Its first texts, or not even one token, would fit now.
+        DeadlinePassed: It was given up while its texts were tokenised.
     """
     backend = engine.backend
     asked = parse_request(body)
@@ -47,13 +48,19 @@ def parsed(body: bytes, engine: Engine, limits: Limits) -> Job:
     lane = _lane(asked.input_type)
     # Cheaper than to tokenise first; which lane it is for was not known before.
     engine.refuse_if_full(lane)
+
+    def refuse_if_in_vain(tokens: int) -> None:
+        if given_up():
+            raise DeadlinePassed("the deadline passed while the texts were tokenised")
+        engine.refuse_if_full(lane, tokens)
+
     admitted = admit(
         asked.texts,
         asked.input_type,
         truncate=asked.truncate,
         backend=backend,
         limits=AdmissionLimits(limits.max_texts, engine.room[lane], engine.longest_text),
-        refuse_if_full=partial(engine.refuse_if_full, lane),
+        refuse_if_in_vain=refuse_if_in_vain,
     )
     return Job(admitted, asked.input_type, dimensions, asked.encoding_format)
 

@@ -14,20 +14,28 @@ T = TypeVar("T")
 
 
 async def in_thread(
-    threads: ThreadPoolExecutor, work: Callable[[], T], request: Request, deadline: float | None
+    threads: ThreadPoolExecutor,
+    work: Callable[[], T],
+    request: Request,
+    deadline: float | None,
+    give_up: Callable[[], None] = lambda: None,
 ) -> T:
     """Return what ``work`` does in one of ``threads``; wait for a free one as long as the caller.
+
+    ``give_up`` is called when nobody waits any more, for ``work`` to end soon by raising something.
 
     Raises:
         ClientDisconnect: The caller has hung up.
         DeadlinePassed: No thread was free in time.
+        Exception: Whatever ``work`` raises.
     """
     queued = threads.submit(work)
     done = asyncio.wrap_future(queued)
     try:
         await patiently(request, done, deadline)
     finally:
-        # What has begun cannot be stopped, and holds its memory until it ends.
+        give_up()
+        # What has begun holds its memory until it ends.
         if not queued.cancel():
             await asyncio.wait({done})
             done.exception()

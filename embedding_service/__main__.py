@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from embedding_service import logs
 from embedding_service.errors import StartupError
-from embedding_service.settings import PREFIX, Settings, read_settings
+from embedding_service.settings import PREFIX, Settings, described, misspelt, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,13 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         are refused.
     """
     asked = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
     _wait_without_spinning()
     given = {"host": asked.host, "port": asked.port}
     try:
         settings = read_settings(**{name: v for name, v in given.items() if v is not None})
+        logs.configure(settings.log_format)
+        for name, meant in misspelt(os.environ).items():
+            logging.warning("%s is no setting, and does nothing; %s is one", name, meant)
         # After the settings: what is wrong with them is said at once.
         if asked.command == "check":
             from embedding_service import check
@@ -102,7 +103,7 @@ def _at_least(least: int) -> Callable[[str], int]:
 def _environment() -> str:
     lines = ["settings, from the environment:"]
     for name, field in Settings.model_fields.items():
-        lines.append(f"  {PREFIX}{name.upper():<20} {field.description}")
+        lines.append(f"  {PREFIX}{name.upper():<20} {described(field)}")
     return "\n".join(lines)
 
 

@@ -2,17 +2,23 @@
 
 uvicorn alone waits without end for the rest of a head, for the rest of a body that nobody reads,
 and for a reader who does not take the answer; a few thousand such callers would hold every socket.
+And it loses the body of a request that offers to speak another protocol, or takes it for the next
+request: Java's own client offers HTTP/2 in each.
 """
 
 import asyncio
 import http
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_logger = logging.getLogger(__name__)
 
 # A head is some hundred bytes, sent at once; these are for broken lines, and for browsers' cookies.
 _HEAD_S = 10
@@ -21,6 +27,9 @@ _MAX_HEAD_BYTES = 65_536
 # bytes with a reset, which takes away the answer before it has been read.
 _LINGER_S = 5
 _BUSY_RETRY_AFTER_S = 5
+# How many beyond ``max_connections`` are told so. They linger as well, and have a file open each.
+TOLD_THAT_THERE_IS_NO_ROOM = 128
+_NO_ROOM = "too_many_connections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +63,14 @@ class Connection(HttpToolsProtocol):
         # Writing counts as paused until the last byte is with the kernel: whoever sends an answer
         # then knows when it has been taken, and what it holds can be counted until then.
         transport.set_write_buffer_limits(high=0)
-        if len(self.connections) > self._limits.max_connections and not self._room_made():
+        beyond = len(self.connections) - self._limits.max_connections
+        if beyond > TOLD_THAT_THERE_IS_NO_ROOM:
+            self._refused = True
+            self._limits.on_refused(_NO_ROOM)
+            transport.abort()
+        elif beyond > 0 and not self._room_made():
             message = f"{self._limits.max_connections} connections are open already"
-            self._refuse(503, "too_many_connections", message)
+            self._refuse(503, _NO_ROOM, message)
         else:
             self._await_head()
 
@@ -87,11 +101,41 @@ class Connection(HttpToolsProtocol):
             return
         if self._idle() and not self._head.running and not self._linger.running:
             self._await_head()
-        super().data_received(data)
+        self._feed(data)
         if self._head.running:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431, "head_too_large", f"expected at most {_MAX_HEAD_BYTES} bytes")
+
+    def _feed(self, data: bytes) -> None:
+        """Parse as uvicorn does, but a request that offers another protocol as any other.
+
+        The parser ends such a request with its head. So the head is parsed once more, without the
+        offer, and then what follows.
+        """
+        self._unset_keepalive_if_required()
+        left = memoryview(data)
+        try:
+            while left:
+                try:
+                    self.parser.feed_data(left)
+                    return
+                except httptools.HttpParserUpgrade as ended:
+                    left = left[ended.args[0] :]
+                    head = self._head_without_offer()
+                    # Another one: after a request that is the last on its line, this one is deaf.
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    self.parser.feed_data(head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            # The second is CONNECT, which is another protocol without saying so in a header.
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -113,10 +157,14 @@ class Connection(HttpToolsProtocol):
             self._await_head()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._head.cancel()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         if self._linger.running:
             # Answered before its body was read to the end; now it is like any other.
@@ -158,7 +206,10 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
             return
         self._limits.on_refused(code)
-        self.transport.write(_refusal(status, code, message))
+        request_id = uuid.uuid4().hex
+        fields = {"request_id": request_id, "status": status, "code": code}
+        _logger.info("refused", extra=fields)
+        self.transport.write(_refusal(status, code, message, request_id))
         self.transport.write_eof()
         self._linger.start(self._linger_s, self.transport.abort)
 
@@ -188,13 +239,13 @@ class _Deadline:
             self._timer = None
 
 
-def _refusal(status: int, code: str, message: str) -> bytes:
+def _refusal(status: int, code: str, message: str, request_id: str) -> bytes:
     body = orjson.dumps({"error": {"code": code, "message": message}})
     lines = [
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
         "content-type: application/json",
         f"content-length: {len(body)}",
-        f"x-request-id: {uuid.uuid4().hex}",
+        f"x-request-id: {request_id}",
         "connection: close",
     ]
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ from typing import Any
 
 import uvicorn
 
-from embedding_service import logs
 from embedding_service.api.bodies import Uploads
 from embedding_service.app import create_app
 from embedding_service.backend.base import Backend
-from embedding_service.connections import Connection, ConnectionLimits
+from embedding_service.connections import (
+    TOLD_THAT_THERE_IS_NO_ROOM,
+    Connection,
+    ConnectionLimits,
+)
 from embedding_service.engine.lifecycle import Lifecycle
 from embedding_service.errors import SettingRefused, StartupError
 from embedding_service.settings import PREFIX, Settings
@@ -33,6 +37,11 @@ _SEND_S = 5
 _LAST_S = 0.5
 # Longer than a client pauses between two batches: a connection closed under it costs it a retry.
 _KEEP_ALIVE_S = 120
+# How many connections asyncio accepts before it does anything else.
+_BACKLOG = 128
+# Beside the connections: those that are told to come back, those that were accepted and have not
+# been looked at yet, which is done three turns of the loop later, and the service's own.
+_FILES_BESIDE = TOLD_THAT_THERE_IS_NO_ROOM + 4 * _BACKLOG + 128
 
 
 class _Server(uvicorn.Server):
@@ -41,6 +50,26 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def allow_files(max_connections: int) -> None:
+    """Let this process open as many files as so many connections take, and what is beside them.
+
+    With none left, asyncio logs a traceback for each connection that it cannot accept, without end.
+
+    Raises:
+        SettingRefused: The system does not allow as many.
+    """
+    needed = max_connections + _FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SettingRefused(
+            f"{PREFIX}MAX_CONNECTIONS={max_connections}: expected at most {hard - _FILES_BESIDE}: "
+            f"this process may open {hard} files, {_FILES_BESIDE} of which are for other things; "
+            "or allow it more (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -56,7 +85,7 @@ def bind(settings: Settings) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise SettingRefused(
             f"{PREFIX}HOST={settings.host}, {PREFIX}PORT={settings.port}: cannot listen: {error}"
@@ -72,8 +101,8 @@ def run(settings: Settings, *, ready_fd: int | None = None, backend: Backend | N
         ready_fd: Gets one line of JSON with port and pid once requests are let in, then is closed.
         backend: Served in place of the model that ``settings`` names.
     """
-    logs.configure(settings.log_format)
     _check_descriptor(ready_fd)
+    allow_files(settings.max_connections)
     listener = bind(settings)
     process = _Process(settings, listener, ready_fd, backend)
     return asyncio.run(process.serve())
@@ -114,6 +143,7 @@ class _Process:
                 log_config=None,
                 server_header=False,
                 ws="none",
+                backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_SEND_S,
             )
@@ -171,11 +201,12 @@ class _Process:
 
     def _ready(self) -> None:
         host, port = self._listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
         engine = self._lifecycle.engine()
         space = engine.backend.space
         _logger.info(
             "ready on http://%s:%d: %s on %s, space %s",
-            host, port, space.model, engine.backend.device, space.id,
+            shown, port, space.model, engine.backend.device, space.id,
         )  # fmt: skip
         if self._ready_fd is not None:
             with open(self._ready_fd, "w", encoding="ascii") as ready:

@@ -1,10 +1,13 @@
 """Every knob of the service, with unit, default, range and a sentence."""
 
 import ipaddress
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from embedding_service.cores import usable_cores
@@ -71,7 +74,7 @@ class Settings(BaseSettings):
         ge=1,
         le=2**28,
         description="Most tokens of documents that wait at once, and an eighth of it for queries; "
-        "a request beyond that is refused with 429.",
+        "what finds no room is refused with 429, and a request that is larger with 413.",
     )
     max_seq_length: int | None = Field(
         default=None,
@@ -191,6 +194,34 @@ def read_settings(**overrides: Any) -> Settings:
         raise SettingRefused("\n".join(dict.fromkeys(lines))) from None
 
 
+def misspelt(environment: Iterable[str]) -> dict[str, str]:
+    """Return what in ``environment`` seems to be meant for a setting, and for which one.
+
+    Names of nothing are no error: those of the service's callers have the same prefix.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    given = [name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)]
+    found = {name: get_close_matches(name, known, 1, 0.8) for name in given if name not in known}
+    return {PREFIX + name: PREFIX + near[0] for name, near in found.items() if near}
+
+
+def described(field: FieldInfo) -> str:
+    """Return the sentence about ``field``, with its default and its range where it has them."""
+    default, range_ = field.get_default(), _range(field)
+    if isinstance(default, ByteSize):
+        default = default.human_readable(separator=" ")
+    known = default is not None and not field.is_required() and field.default_factory is None
+    facts = [f"by default {default}"] * known + [range_] * bool(range_)
+    return f"{field.description} ({'; '.join(facts)})" if facts else str(field.description)
+
+
+def _range(field: FieldInfo) -> str:
+    limits = {type(limit).__name__: limit for limit in field.metadata}
+    if "Ge" not in limits or "Le" not in limits:
+        return ""
+    return f"from {limits['Ge'].ge} to {limits['Le'].le}"
+
+
 def _explain(found: Any) -> str:
     reason = str(found["msg"]).removeprefix("Value error, ")
     if not found["loc"]:
@@ -198,9 +229,8 @@ def _explain(found: Any) -> str:
     name = str(found["loc"][0])
     field = Settings.model_fields.get(name)
     value = "(not shown)" if name == "api_key" else repr(found["input"])
-    limits = {type(limit).__name__: limit for limit in field.metadata} if field else {}
-    if "Ge" in limits and "Le" in limits:
-        reason = f"expected a number from {limits['Ge'].ge} to {limits['Le'].le}"
+    if field and (range_ := _range(field)):
+        reason = f"expected a number {range_}"
     elif found["type"] == "literal_error":
         reason = f"expected {found['ctx']['expected']}"
     about = f" ({field.description})" if field and field.description else ""

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from embedding_service import server
+from embedding_service import logs, server
 from embedding_service.backend.base import Matryoshka, Prompts, TokenIds
 from embedding_service.backend.fake import FakeBackend
 from embedding_service.errors import StartupError
@@ -42,7 +42,9 @@ def main() -> int:
         before_encode=_obey,
     )
     try:
-        return server.run(read_settings(), ready_fd=asked.ready_fd, backend=backend)
+        settings = read_settings()
+        logs.configure(settings.log_format)
+        return server.run(settings, ready_fd=asked.ready_fd, backend=backend)
     except StartupError as error:
         print(error, file=sys.stderr)
         return 2

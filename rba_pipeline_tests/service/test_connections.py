@@ -13,7 +13,11 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from embedding_service.connections import Connection, ConnectionLimits
+from embedding_service.connections import (
+    TOLD_THAT_THERE_IS_NO_ROOM,
+    Connection,
+    ConnectionLimits,
+)
 
 WAIT_S = 20
 SOON_S = 0.2
@@ -31,12 +35,18 @@ class Server:
     reads_body: bool = True
     in_one_piece: bool = False
     refused: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     sent: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.begun.set()
+        body = b""
         while self.reads_body and (message := await receive())["type"] == "http.request":
+            body += message["body"]
             if not message["more_body"]:
+                self.bodies.append(body)
                 break
         length = str(len(self.body)).encode()
         start = {"status": 200, "headers": [(b"content-length", length)]}
@@ -141,6 +151,71 @@ def test_one_connection_too_many_is_told_to_come_back() -> None:
     assert told(refused) == (503, "too_many_connections")
     assert b"retry-after: " in refused
     assert served.endswith(b"served")
+
+
+def test_of_far_too_many_connections_the_last_are_closed_unanswered() -> None:
+    async def scenario(server: Server) -> list[bytes]:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+        lines = []
+        for _ in range(server.max_connections + TOLD_THAT_THERE_IS_NO_ROOM + 1):
+            lines.append(await asyncio.open_connection("127.0.0.1", server.port))
+            lines[-1][1].write(head)
+        async with asyncio.timeout(WAIT_S):
+            found = [await reader.read() for reader, _ in lines[server.max_connections :]]
+        for _, writer in lines:
+            writer.close()
+        return found
+
+    server = Server(max_connections=3)
+    *answered, last = run(server, scenario)
+
+    assert {told(answer) for answer in answered} == {(503, "too_many_connections")}
+    assert last == b""
+    assert server.refused == len([*answered, last]) * ["too_many_connections"]
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+INNER = HEAD + b"\r\n"
+
+
+@pytest.mark.case("S12")
+@pytest.mark.parametrize("split", [True, False], ids=["body apart", "in one piece"])
+def test_a_request_that_offers_another_protocol_is_served_with_its_body(split: bool) -> None:
+    """As Java's client sends it. The body, if lost, would be the next request."""
+    post = b"POST / HTTP/1.1\r\nHost: x\r\n" + OFFER + b"Content-Length: %d\r\n\r\n" % len(INNER)
+    last = HEAD + OFFER.replace(b"Upgrade,", b"Upgrade, close,") + b"\r\n"
+
+    async def scenario(server: Server) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        if split:
+            writer.write(post)
+            async with asyncio.timeout(WAIT_S):
+                await server.begun.wait()
+            writer.write(INNER)
+        else:
+            writer.write(post + INNER)
+        async with asyncio.timeout(WAIT_S):
+            first = await reader.readuntil(b"served")
+            writer.write(last)
+            rest = await reader.read()
+        writer.close()
+        return first + rest
+
+    server = Server()
+    answers = run(server, scenario)
+
+    assert answers.count(b"HTTP/1.1 200") == answers.count(b"served") == 2
+    assert server.bodies == [INNER, b""]
+    assert server.refused == []
+
+
+def test_a_tunnel_is_refused() -> None:
+    server = Server()
+
+    answer = run(server, lambda s: s.ask(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n"))
+
+    assert told(answer) == (400, "bad_request")
+    assert server.refused == ["bad_request"]
 
 
 def test_whoever_has_been_silent_for_longest_makes_room_for_another() -> None:

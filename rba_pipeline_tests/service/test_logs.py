@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,6 +58,31 @@ def test_a_request_leaves_one_line_that_says_what_became_of_it(service: ServiceP
     assert line["duration_s"] >= line["compute_s"]
     assert line["bytes"] > len("one two three")
     assert line["time"].endswith("+00:00")
+
+
+def test_a_path_in_other_characters_is_the_same_path(service: ServiceProcess) -> None:
+    answer = requests.post(
+        f"{service.url}/%65mbeddings",
+        json={"input": "a"},
+        headers=service.headers | {"X-Request-Id": "percent"},
+        timeout=WAIT_S,
+    )
+
+    [line] = events(service, "percent")
+    assert (answer.status_code, line["event"], line["path"]) == (200, "request", "/%65mbeddings")
+
+
+def test_what_never_became_a_request_is_logged_with_the_id_that_it_was_answered_with(
+    service: ServiceProcess,
+) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=WAIT_S) as line:
+        line.sendall(b"no HTTP at all\r\n\r\n")
+        head = line.makefile("rb").read().decode()
+    request_id = re.search("x-request-id: (.*)\r", head)
+    assert request_id is not None
+
+    [refusal] = events(service, request_id[1])
+    assert (refusal["event"], refusal["status"], refusal["code"]) == ("refused", 400, "bad_request")
 
 
 def test_a_refused_request_is_logged_with_its_code(service: ServiceProcess) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from embedding_service.cores import usable_cores
 from embedding_service.errors import SettingRefused
-from embedding_service.settings import read_settings
+from embedding_service.settings import misspelt, read_settings
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
@@ -91,6 +91,53 @@ def test_the_clients_variables_with_the_same_prefix_are_left_alone(
     monkeypatch.setenv("EMBEDDING_BATCH_SIZE", "not ours")
 
     assert read_settings(port=0).port == 0
+
+
+def test_what_seems_to_be_meant_for_a_setting_is_named() -> None:
+    of_callers = ["BATCH_SIZE", "API_URL", "API_TIMEOUT", "PRESET", "PARALLEL_BATCHES", "TRUNCATE"]
+    given = [
+        "EMBEDDING_PRECISON",
+        "EMBEDDING_PORT",
+        "PORTS",
+        *(f"EMBEDDING_{n}" for n in of_callers),
+    ]
+
+    assert misspelt(given) == {"EMBEDDING_PRECISON": "EMBEDDING_PRECISION"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "said"),
+    [
+        ("-Sn 256 && ulimit -Hn 2000", 0, "1792 2000"),
+        (
+            "-n 900",
+            2,
+            "MAX_CONNECTIONS=1024: expected at most 132: this process may open 900 files",
+        ),
+    ],
+)
+def test_the_connections_have_files_or_are_refused(limits: str, code: int, said: str) -> None:
+    program = (
+        "import resource\n"
+        "from embedding_service.errors import SettingRefused\n"
+        "from embedding_service.server import allow_files\n"
+        "try:\n"
+        "    allow_files(1024)\n"
+        "except SettingRefused as error:\n"
+        "    print(error)\n"
+        "    raise SystemExit(2)\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    ended = subprocess.run(
+        ["bash", "-c", f'ulimit {limits} && exec "$0" -c "$1"', sys.executable, program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stderr) == (code, "")
+    assert said in ended.stdout
 
 
 def test_the_process_ends_with_2_and_one_line() -> None:

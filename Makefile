@@ -49,7 +49,7 @@ help:
 	  'make faults-full   the longest of them at full size: an hour of load, backfills of 50 partitions' \
 	  'make mutations     switches off one defence at a time, and sees the test fail that is for it' \
 	  'make survival CORPUS=folder     a backfill of all of it, killed in the middle, and an account of what it left' \
-	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, pace, tune, plan, scale, soak' \
+	  'make bench  a measurement                    BENCH=service, engine, operations, memory, start, gpu, quality, pace, tune, streams, plan, scale, soak' \
 	  '            ARGS="--help"            says what it does and takes' \
 	  'make clean  removes .venv and caches; with STATE=1 also the database, the records and .env' \
 	  'Setting up: PYTHON=python3.11, TORCH_INDEX=URL of the index that torch is taken from'

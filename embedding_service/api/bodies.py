@@ -62,7 +62,7 @@ def deadline_of(request: Request, arrived: float) -> float | None:
     header = request.headers.get("x-request-timeout-ms")
     if header is None:
         return None
-    if not _MILLISECONDS.fullmatch(header):
+    if not _MILLISECONDS.fullmatch(header.strip(" \t")):
         raise BadRequest("X-Request-Timeout-Ms: expected whole milliseconds, up to 12 digits")
     patience_ms = int(header)
     if patience_ms <= 0:

@@ -71,7 +71,7 @@ class Metrics:
 
     def answered(self, record: RequestRecord) -> None:
         """Count one request that is over."""
-        path = record.path if record.path in _PATHS else "other"
+        path = record.served_path if record.served_path in _PATHS else "other"
         self._requests.labels(path, str(record.status or "none")).inc()
         if record.code is not None:
             self.refused(record.code)
@@ -139,7 +139,7 @@ def _counters(figures: Snapshot) -> Iterator[Metric]:
         ("padded_pairs", "Pairs computed, padding included.", figures["padded_pairs"]),
         ("batches", "Forward passes that succeeded.", figures["batches"]),
         ("failed_batches", "Forward passes that failed.", figures["failed_batches"]),
-        ("dropped_texts", "Texts whose caller had left before.", figures["dropped_texts"]),
+        ("dropped_texts", "Texts that waited and were not computed.", figures["dropped_texts"]),
         ("busy_seconds", "Seconds inside the model.", figures["busy_s"]),
     ):
         yield CounterMetricFamily(f"embedding_{name}", meaning, value=value)

@@ -25,12 +25,14 @@ class RequestRecord:
     method: str
     path: str
     """As it was sent, still percent-encoded, at most 200 characters."""
+    served_path: str
+    """As it was decoded, which is what it is served by."""
     holding: Holding
     until_sent: ExitStack = field(default_factory=ExitStack)
     """Left when the answer has been sent, or cannot be."""
     began_at: float = field(default_factory=time.monotonic)
     status: int | None = None
-    """None until an answer begins, and for a caller who left before."""
+    """None until an answer begins; 499 for a caller who left before."""
     code: str | None = None
     """Of the error that was answered with."""
     body_bytes: int = 0
@@ -71,6 +73,7 @@ def begin_record(scope: Scope, holding: Holding) -> RequestRecord:
         request_id=_request_id(scope["headers"]),
         method=scope["method"],
         path=scope["raw_path"].decode("ascii", "backslashreplace")[:_MAX_PATH_CHARS],
+        served_path=scope["path"],
         holding=holding,
     )
     scope.setdefault("state", {})["record"] = record

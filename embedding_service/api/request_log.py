@@ -57,5 +57,5 @@ class RequestLog:
     def _finish(self, record: RequestRecord) -> None:
         self._metrics.answered(record)
         # A supervisor's questions would bury the rest.
-        level = logging.INFO if record.path in EMBEDDING_PATHS else logging.DEBUG
+        level = logging.INFO if record.served_path in EMBEDDING_PATHS else logging.DEBUG
         _logger.log(level, "request", extra=record.fields())

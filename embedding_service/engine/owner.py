@@ -149,7 +149,7 @@ class Owner:
         tokens = check_invariance(self._backend, self.passes.try_out)
         seconds = self._clock() - began
         self.passes.end_warm_up()
-        self._stats.measured(tokens, seconds)
+        self._stats.guess(tokens, seconds)
 
     def _hang(self) -> None:
         self._die(

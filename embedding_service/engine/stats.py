@@ -75,8 +75,8 @@ class Stats:
             queue_tokens=0,
             uptime_s=0.0,
         )
-        self._recent_tokens = 0.0
-        self._recent_s = 0.0
+        self._guessed_tokens, self._guessed_s = 0.0, 0.0
+        self._recent_tokens, self._recent_s = 0.0, 0.0
         self._histograms = {
             "batch_texts": Histogram([2**n for n in range(10)]),
             "batch_padded_tokens": Histogram([2**n for n in range(4, 18)]),
@@ -124,7 +124,8 @@ class Stats:
             self._histograms["batch_texts"].add(batch.texts)
             self._histograms["batch_padded_tokens"].add(batch.done.tokens)
             self._histograms["batch_seconds"].add(batch.seconds)
-            self._remember(batch.needed.tokens, batch.seconds)
+            self._recent_tokens = self._recent_tokens * _MEMORY + batch.needed.tokens
+            self._recent_s = self._recent_s * _MEMORY + batch.seconds
 
     def batch_failed(self, seconds: float) -> None:
         with self._lock:
@@ -136,24 +137,25 @@ class Stats:
         with self._lock:
             self._spent(seconds)
 
-    def measured(self, tokens: int, seconds: float) -> None:
-        """Learn the model's speed from work that nobody asked for, such as the warm-up."""
+    def guess(self, tokens: int, seconds: float) -> None:
+        """Take the model's speed from the warm-up until there is a batch.
+
+        It is far too low: code is made for each size when it is first computed.
+        """
         with self._lock:
-            self._remember(tokens, seconds)
+            self._guessed_tokens, self._guessed_s = tokens, seconds
 
     def _spent(self, seconds: float) -> None:
         figures = self._figures
         figures["busy_s"] += seconds
         figures["longest_batch_s"] = max(figures["longest_batch_s"], seconds)
 
-    def _remember(self, tokens: int, seconds: float) -> None:
-        self._recent_tokens = self._recent_tokens * _MEMORY + tokens
-        self._recent_s = self._recent_s * _MEMORY + seconds
-
     def tokens_per_second(self) -> float:
-        """Return the model's recent speed, 0 before the first batch."""
+        """Return the model's recent speed, at first the guess; 0 before there is either."""
         with self._lock:
-            return self._recent_tokens / self._recent_s if self._recent_s > 0 else 0.0
+            if self._recent_s > 0:
+                return self._recent_tokens / self._recent_s
+            return self._guessed_tokens / self._guessed_s if self._guessed_s > 0 else 0.0
 
     def histograms(self) -> dict[str, HistogramSnapshot]:
         """Return the successful batches by texts, by padded tokens and by seconds."""

@@ -574,7 +574,7 @@ def test_a_text_for_which_others_leave_no_memory_now_is_asked_to_come_again() ->
 
     process.others = 500 * 2**20
     # 20 tokens per second, and two more texts of 602 in the line.
-    engine.stats.measured(1_000_000, 50_000)
+    engine.stats.guess(1_000_000, 50_000)
     with pytest.raises(MemoryFull, match="needs the memory that other requests hold") as refusal:
         Waiter(engine, [text] * 3, "document", None).result()
     process.others = 0

@@ -80,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "embedding_service.settings", "fastapi", "starlette", "pydantic", "numpy", "orjson",
         "prometheus_client",
     },
-    "embedding_service.connections": {"uvicorn", "orjson"},
+    "embedding_service.connections": {"uvicorn", "httptools", "orjson"},
     "embedding_service.logs": {"pythonjsonlogger"},
 }  # fmt: skip
 

@@ -29,7 +29,6 @@ _LINGER_S = 5
 _BUSY_RETRY_AFTER_S = 5
 # How many beyond ``max_connections`` are told so. They linger as well, and have a file open each.
 TOLD_THAT_THERE_IS_NO_ROOM = 128
-_NO_ROOM = "too_many_connections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +65,11 @@ class Connection(HttpToolsProtocol):
         beyond = len(self.connections) - self._limits.max_connections
         if beyond > TOLD_THAT_THERE_IS_NO_ROOM:
             self._refused = True
-            self._limits.on_refused(_NO_ROOM)
+            self._limits.on_refused("too_many_connections")
             transport.abort()
         elif beyond > 0 and not self._room_made():
             message = f"{self._limits.max_connections} connections are open already"
-            self._refuse(503, _NO_ROOM, message)
+            self._refuse(503, "too_many_connections", message)
         else:
             self._await_head()
 

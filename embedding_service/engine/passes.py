@@ -64,11 +64,11 @@ class Passes:
             return
         if memory.least_bytes > memory.limit_bytes:
             raise SettingRefused(
-                f"EMBEDDING_MAX_MEMORY={memory.limit_bytes}, which is most of what the system "
-                f"allows if it is not set: expected at least {memory.least_bytes:.0f}: "
-                f"{self._backend.space.model} takes {memory.idle_bytes} bytes idle, requests "
-                f"{memory.reserved_bytes} (EMBEDDING_MAX_REQUEST_MEMORY, and what it takes to "
-                "tokenise), and a small batch the rest"
+                f"EMBEDDING_MAX_MEMORY={memory.limit_bytes}: expected at least "
+                f"{memory.least_bytes:.0f}: {self._backend.space.model} takes {memory.idle_bytes} "
+                f"bytes idle, requests {memory.reserved_bytes} (EMBEDDING_MAX_REQUEST_MEMORY, and "
+                "what it takes to tokenise), and a small batch the rest; where it is not set, it "
+                "is most of what the system allows this process"
             )
         memory.end_warm_up()
 

@@ -117,7 +117,7 @@ def test_every_figure_is_there_with_its_labels(fake_service: ServiceProcess) -> 
 
 
 def test_every_field_of_the_log_is_there() -> None:
-    record = RequestRecord("an-id", "POST", "/embeddings", RequestMemory(1).holding())
+    record = RequestRecord("an-id", "POST", "/", "/", RequestMemory(1).holding())
 
     assert names([section("Log")]) == ["EMBEDDING_LOG_FORMAT", "request", *record.fields()]
 

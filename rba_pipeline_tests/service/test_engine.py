@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from embedding_service.backend.base import TokenIds, Vectors
+from embedding_service.backend.base import TokenIds, Vectors, Work
 from embedding_service.backend.fake import FakeBackend
 from embedding_service.engine.engine import Engine
 from embedding_service.engine.memory import MemoryGuard
 from embedding_service.engine.policy import BatchLimits
-from embedding_service.engine.stats import Stats
+from embedding_service.engine.stats import BatchFigures, Stats
 from embedding_service.engine.tickets import Lane, PendingRequest
 from embedding_service.errors import (
     BackendFailed,
@@ -436,6 +436,17 @@ def test_a_model_that_breaks_its_promise_fails_the_batch(
         harness.submit("a", "b").result()
 
 
+def test_the_speed_of_the_warm_up_counts_until_there_is_a_batch() -> None:
+    stats = Stats()
+    stats.guess(10, 10)
+    assert stats.tokens_per_second() == 1
+
+    work = Work(1000, 0)
+    stats.batch_done(BatchFigures(1, work, work, seconds=2))
+
+    assert stats.tokens_per_second() == 500
+
+
 def test_counters_tell_what_the_model_did(harness: Harness) -> None:
     harness.submit("a", "b c").result()
 
@@ -574,7 +585,8 @@ def test_a_text_for_which_others_leave_no_memory_now_is_asked_to_come_again() ->
 
     process.others = 500 * 2**20
     # 20 tokens per second, and two more texts of 602 in the line.
-    engine.stats.guess(1_000_000, 50_000)
+    slow = Work(1_000_000, 0)
+    engine.stats.batch_done(BatchFigures(1, slow, slow, seconds=50_000))
     with pytest.raises(MemoryFull, match="needs the memory that other requests hold") as refusal:
         Waiter(engine, [text] * 3, "document", None).result()
     process.others = 0

@@ -41,7 +41,7 @@ _KEEP_ALIVE_S = 120
 _BACKLOG = 128
 # Beside the connections: those that are told to come back, those that were accepted and have not
 # been looked at yet, which is done three turns of the loop later, and the service's own.
-_FILES_BESIDE = TOLD_THAT_THERE_IS_NO_ROOM + 4 * _BACKLOG + 128
+FILES_BESIDE = TOLD_THAT_THERE_IS_NO_ROOM + 4 * _BACKLOG + 128
 
 
 class _Server(uvicorn.Server):
@@ -60,13 +60,14 @@ def allow_files(max_connections: int) -> None:
     Raises:
         SettingRefused: The system does not allow as many.
     """
-    needed = max_connections + _FILES_BESIDE
+    needed = max_connections + FILES_BESIDE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
+        most = hard - FILES_BESIDE
+        expected = f"expected at most {most}, or more files" if most > 0 else "expected more files"
         raise SettingRefused(
-            f"{PREFIX}MAX_CONNECTIONS={max_connections}: expected at most {hard - _FILES_BESIDE}: "
-            f"this process may open {hard} files, {_FILES_BESIDE} of which are for other things; "
-            "or allow it more (ulimit -Hn)"
+            f"{PREFIX}MAX_CONNECTIONS={max_connections}: {expected} (ulimit -Hn): with "
+            f"{FILES_BESIDE} for other things it takes {needed}, and this process may open {hard}"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -82,12 +82,15 @@ async def read_body(
     """Return the whole body; what has arrived is held in the record's share of the memory.
 
     Raises:
+        BadRequest: It is compressed.
         TooLarge: More than ``max_bytes``, announced or arrived.
         TooSlow: It is not there after ``seconds``.
         DeadlinePassed: It is not there when the caller's patience ends.
         MemoryFull: The requests that are there leave no room for it now.
         Draining: The service stops before it is there.
     """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise BadRequest("Content-Encoding: expected identity; send the body uncompressed")
     record.holding.short = _announced(request, limits.max_bytes) <= SHORT_BODY_BYTES
     patience_s = limits.seconds
     if deadline is not None:

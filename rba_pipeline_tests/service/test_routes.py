@@ -1,6 +1,7 @@
 """The paths of the service, asked over a socket; the model behind them is a fake."""
 
 import base64
+import gzip
 import http.client
 import socket
 import threading
@@ -157,6 +158,16 @@ def test_a_refusal_says_why_and_repeats_no_text(
 
 
 @pytest.mark.case("S12")
+def test_a_compressed_body_is_refused_for_that(fake_service: ServiceProcess) -> None:
+    body = gzip.compress(b'{"input": "x"}')
+
+    answer = post(fake_service, body, **{"Content-Encoding": "gzip"})
+
+    assert answer.status_code == 422
+    assert "uncompressed" in answer.json()["error"]["message"]
+    assert post(fake_service, {"input": "x"}, **{"Content-Encoding": "Identity"}).ok
+
+
 def test_a_body_without_a_length_is_limited_all_the_same(fake_service: ServiceProcess) -> None:
     answer = post(fake_service, iter([b"x" * 40_000] * 2))
 

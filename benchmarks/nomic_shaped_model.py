@@ -50,7 +50,7 @@ def make_model(out: Path, *, layers: int = 12, width: int = 768, seed: int = 0) 
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if name.endswith(("q_proj.weight", "k_proj.weight")):
-                weights *= _CHOOSING_GAIN / _GAIN
+                weights.mul_(_CHOOSING_GAIN / _GAIN)
     _write(model, out)
     _allow_cuts(out, width)
     return sum(parameter.numel() for parameter in model.parameters())

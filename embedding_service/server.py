@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -94,8 +94,10 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def run(settings: Settings, *, ready_fd: int | None = None, backend: Backend | None = None) -> int:
-    """Serve until a signal or a breakdown, and return the exit code of the process.
+def run(
+    settings: Settings, *, ready_fd: int | None = None, backend: Backend | None = None
+) -> NoReturn:
+    """Serve until a signal or a breakdown, and end the process with its exit code.
 
     Args:
         settings: As checked by ``read_settings``.
@@ -106,7 +108,7 @@ def run(settings: Settings, *, ready_fd: int | None = None, backend: Backend | N
     allow_files(settings.max_connections)
     listener = bind(settings)
     process = _Process(settings, listener, ready_fd, backend)
-    return asyncio.run(process.serve())
+    asyncio.run(process.serve())
 
 
 def _check_descriptor(ready_fd: int | None) -> None:
@@ -154,7 +156,7 @@ class _Process:
         self._asked_to_stop: asyncio.Event
         self._asked_again: asyncio.Event
 
-    async def serve(self) -> int:
+    async def serve(self) -> NoReturn:
         self._loop = asyncio.get_running_loop()
         self._asked_to_stop = asyncio.Event()
         self._asked_again = asyncio.Event()
@@ -164,24 +166,21 @@ class _Process:
         stopping = asyncio.create_task(self._asked_to_stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         again = asyncio.create_task(self._asked_again.wait())
-        ended = await self._end(again)
+        await self._end(again)
         await asyncio.wait({serving, again}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait({serving}, timeout=_LAST_S)
         if serving.done():
             await serving
-        again.cancel()
-        code = self._exit_code()
-        if not ended or self._asked_again.is_set():
-            # A thread inside model or tokenizer cannot be interrupted, and would hold up the end.
-            logging.shutdown()
-            os._exit(code)
-        return code
+        # No return: a thread inside model or tokenizer cannot be interrupted and would hold up the
+        # end, and a signal while the interpreter ends would take the place of the exit code.
+        logging.shutdown()
+        os._exit(self._exit_code())
 
     def _on_signal(self) -> None:
         (self._asked_again if self._asked_to_stop.is_set() else self._asked_to_stop).set()
 
-    async def _end(self, again: "asyncio.Future[Any]") -> bool:
-        """Drain, unless broken or asked twice; answer whoever is left; return if threads ended."""
+    async def _end(self, again: "asyncio.Future[Any]") -> None:
+        """Drain, unless broken or asked twice; answer whoever is left."""
         patience_s = 0.0 if self._error else self._settings.drain_seconds
         _logger.info("stopping; accepted requests have %g s", patience_s)
         drained = self._loop.run_in_executor(None, self._lifecycle.drain, patience_s)
@@ -193,7 +192,6 @@ class _Process:
         late: set[asyncio.Future[Any]] = {stopped} if again.done() else {stopped, again}
         await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
         self._server.should_exit = True
-        return stopped.done() and stopped.result()
 
     def _exit_code(self) -> int:
         if self._error is None:

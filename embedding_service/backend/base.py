@@ -35,6 +35,7 @@ class Space:
     model: str
     revision: str
     weights_sha256: str
+    configuration_sha256: str
     tokenizer_sha256: str
     document_prompt: str
     query_prompt: str

@@ -55,7 +55,7 @@ def convert(order: Order, out: Path) -> None:
     if quantised:
         graph = _quantised(graph, model, texts)
     # Half precision on the disk, and so in memory: bf16 rounds more coarsely than that anyway.
-    openvino.save_model(graph, out / "model.xml", compress_to_fp16=order.precision != "fp32")
+    _save(graph, out / "model.xml", compress_to_fp16=order.precision != "fp32")
     del graph
     compiled = Compiled(out / "model.xml", order.precision, order.threads)
     got = np.concatenate([compiled.run(model.passed([text])) for text in ids])
@@ -81,11 +81,28 @@ def convert(order: Order, out: Path) -> None:
     ).write(out)
 
 
+def _save(graph: openvino.Model, path: Path, *, compress_to_fp16: bool) -> None:
+    try:
+        openvino.save_model(graph, path, compress_to_fp16=compress_to_fp16)
+    except RuntimeError as error:
+        # Its own message is of C++ streams, and names neither path nor reason.
+        raise ModelRefused(
+            f"{path} cannot be written: is the disk of EMBEDDING_CACHE_DIR full? ({error})"
+        ) from error
+
+
 def _text_model(order: Order, loaded: Loaded) -> TextModel:
     folder = order.folder
     return TextModel(
         loaded.description,
-        Weights(folder.name, folder.revision, folder.weights_sha256, "fp32", like_fp32=True),
+        Weights(
+            model=folder.name,
+            revision=folder.revision,
+            sha256=folder.weights_sha256,
+            configuration_sha256=folder.configuration_sha256,
+            precision="fp32",
+            like_fp32=True,
+        ),
         tokenizer_json=loaded.tokenizer_json,
         # Long texts are compared as well, whether or not they will be taken.
         max_tokens=loaded.description.longest_tokens,

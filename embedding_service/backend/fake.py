@@ -91,6 +91,7 @@ class FakeBackend:
             model="fake",
             revision="0",
             weights_sha256="0" * 64,
+            configuration_sha256="0" * 64,
             tokenizer_sha256=hashlib.sha256(self.tokenizer_json).hexdigest(),
             document_prompt=self.prompts.document,
             query_prompt=self.prompts.query,

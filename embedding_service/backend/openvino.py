@@ -163,6 +163,7 @@ class OpenVinoBackend(TextModel):
                 model=folder.name,
                 revision=folder.revision,
                 sha256=prepared.weights_sha256,
+                configuration_sha256=folder.configuration_sha256,
                 precision=prepared.precision,
                 like_fp32=prepared.like_fp32,
             ),

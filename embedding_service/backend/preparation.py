@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,7 +48,7 @@ def prepared_model(order: Order, cache: Path) -> tuple[Path, Prepared]:
         return target, prepared
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(f"{target}.lock", timeout=_LONGEST_S):
+        with _taken(FileLock(f"{target}.lock"), name):
             prepared = read_prepared(target)
             if prepared is None:
                 _make(order, target)
@@ -62,6 +63,20 @@ def prepared_model(order: Order, cache: Path) -> tuple[Path, Prepared]:
     if prepared is None:
         raise ModelRefused(f"{target}: not readable after it was prepared; is the disk full?")
     return target, prepared
+
+
+@contextmanager
+def _taken(lock: FileLock, name: str) -> Iterator[None]:
+    """Hold ``lock`` for the block; raise ``Timeout`` if another process does for an hour."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _logger.info("waiting for another process that prepares %s", name)
+        lock.acquire(timeout=_LONGEST_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cache_key(order: Order, libraries: Mapping[str, str]) -> str:

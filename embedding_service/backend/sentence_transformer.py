@@ -45,7 +45,14 @@ class SentenceTransformerBackend(TextModel):
         self._body = loaded.body
         super().__init__(
             loaded.description,
-            Weights(folder.name, folder.revision, folder.weights_sha256, "fp32", like_fp32=True),
+            Weights(
+                model=folder.name,
+                revision=folder.revision,
+                sha256=folder.weights_sha256,
+                configuration_sha256=folder.configuration_sha256,
+                precision="fp32",
+                like_fp32=True,
+            ),
             tokenizer_json=loaded.tokenizer_json,
             max_tokens=max_tokens,
         )

@@ -29,6 +29,7 @@ class Weights:
     model: str
     revision: str
     sha256: str
+    configuration_sha256: str
     precision: Precision
     like_fp32: bool
     """Whether the vectors were seen to be those of fp32; they then live in the same space."""
@@ -102,6 +103,7 @@ class TextModel:
             model=weights.model,
             revision=weights.revision,
             weights_sha256=weights.sha256,
+            configuration_sha256=weights.configuration_sha256,
             tokenizer_sha256=hashlib.sha256(self.tokenizer_json).hexdigest(),
             document_prompt=self.prompts.document,
             query_prompt=self.prompts.query,

@@ -43,6 +43,15 @@ DEFENCES = (
         "test_five_hundred_requests_of_eight_threads_get_the_vectors_of_one[torch]",
     ),
     Defence(
+        "rotary frequencies are those of the path, whatever the batch",
+        "S3",
+        "embedding_service/backend/text_model.py",
+        "rotary.frequencies(long=longest > self.native_tokens)",
+        "rotary.frequencies(long=len(batch) > 1)",
+        f"{SERVICE}/test_same_vectors.py::"
+        "test_a_vector_depends_on_nothing_but_its_text[openvino-fp32-60]",
+    ),
+    Defence(
         "one thread runs the model",
         "S1",
         "embedding_service/engine/owner.py",

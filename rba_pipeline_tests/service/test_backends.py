@@ -17,6 +17,7 @@ from embedding_service.backend.base import Backend
 from embedding_service.backend.models import find_model
 from embedding_service.backend.openvino import capabilities
 from embedding_service.backend.packing import pass_size, table_width
+from embedding_service.engine.deviation import LEAST_COSINE, deviation
 from embedding_service.engine.self_test import check_invariance
 from embedding_service.errors import ModelRefused, SettingRefused
 from embedding_service.settings import Settings, read_settings
@@ -232,7 +233,19 @@ def test_long_texts_take_a_path_of_their_own(models: Models, runtime: str) -> No
     assert (long.native_tokens, long.max_tokens) == (2048, 8192)
     assert np.abs(long.encode([ids[:2048]]) - native.encode([ids[:2048]])).max() <= 1e-6
     assert np.abs(long.encode([ids, np.tile(ids, 3)])[0] - alone[0]).max() <= 1e-5
+    # The wrong path shows in a vector, by the contract's bound of every precision.
+    moved = deviation(long.encode([ids[:2049]]), long.encode([ids[:2048]]))
+    assert moved.cosine < LEAST_COSINE
     assert long.space.id != native.space.id
+
+
+def test_another_activation_is_another_space(models: Models, tmp_path: Path) -> None:
+    for name, activation in (("usual", "gelu"), ("other", "relu")):
+        make_model("bert", tmp_path / name, hidden_act=activation)
+    usual, other = (models.load(str(tmp_path / name), "torch") for name in ("usual", "other"))
+
+    assert usual.space.weights_sha256 == other.space.weights_sha256
+    assert usual.space.id != other.space.id
 
 
 def test_a_lower_usual_limit_moves_no_text_to_the_path_for_long_ones(

@@ -118,6 +118,38 @@ def test_code_of_its_own_is_ignored_where_the_type_is_native(folder: Path) -> No
     assert find_model(str(folder), None).json("config.json") == config
 
 
+@pytest.mark.parametrize(
+    ("file", "said", "same"),
+    [
+        ("config.json", {"model_type": "nomic_bert", "hidden_act": "relu"}, False),
+        ("1/config.json", {"pooling_mode": "cls"}, False),
+        ("modules.json", [module("1", "Pooling"), module("", "Transformer")], False),
+        ("modules.json", [module("", "Transformer"), module("1", "Dense")], False),
+        ("config.json", {"transformers_version": "9", "model_type": "nomic_bert"}, True),
+        ("tokenizer_config.json", {"model_max_length": 8}, True),
+    ],
+)
+def test_what_the_modules_are_told_counts_and_who_wrote_it_does_not(
+    folder: Path, file: str, said: object, same: bool
+) -> None:
+    before = find_model(str(folder), None).configuration_sha256
+    (folder / file).write_text(json.dumps(said))
+
+    assert (find_model(str(folder), None).configuration_sha256 == before) == same
+
+
+@pytest.mark.parametrize(("name", "told"), [("retrieval", True), ("query", False), (None, False)])
+def test_a_default_prompt_that_goes_before_nothing_is_told(
+    folder: Path, name: str | None, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"prompts": {"retrieval": "Represent: "}, "default_prompt_name": name}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+
+    find_model(str(folder), None)
+
+    assert ("'retrieval' is put before no text" in caplog.text) == told
+
+
 def test_the_packaged_model_has_its_authors_weights() -> None:
     found = find_model("all-MiniLM-L6-v2", None)
 

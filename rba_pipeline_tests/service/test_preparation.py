@@ -60,6 +60,7 @@ def test_two_that_start_together_make_it_once(started_together: tuple[Path, str]
     cache, said = started_together
 
     assert said.count("for OpenVINO, once") == 1
+    assert said.count("waiting for another process that prepares tiny-nomic") == 1
     assert [path.name for path in cache.iterdir() if path.name.endswith(".partial")] == []
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
 
@@ -172,6 +173,24 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(nomic_folder: Path, tmp_pa
         prepared_model(order_of(model), cache)
 
     assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.long
+def test_a_full_disk_is_told_as_one(nomic_folder: Path, tmp_path: Path) -> None:
+    # A limit on what a file may hold, 1 MiB, stands for the end of the disk.
+    program = 'ulimit -f 1024 && exec "$0" -m embedding_service.backend.conversion_process "$@"'
+    child = subprocess.Popen(
+        ["bash", "-c", program, sys.executable, *order_of(nomic_folder).arguments(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with child:
+        said = child.stdout.read() if child.stdout else ""
+
+        assert child.wait(60) == 1
+    assert "cannot be written: is the disk of EMBEDDING_CACHE_DIR full?" in said
 
 
 def test_an_order_survives_the_way_to_another_process(nomic_folder: Path, tmp_path: Path) -> None:

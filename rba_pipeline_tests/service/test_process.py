@@ -119,6 +119,25 @@ def test_a_second_sigterm_ends_at_once_and_still_answers(
 
 
 @pytest.mark.case("S11")
+def test_a_signal_in_its_last_moment_does_not_change_how_it_ends() -> None:
+    with ServiceProcess(module=FAKE) as service:
+        service.terminate()
+        while handles_sigterm(service.pid):
+            pass
+
+        service.terminate()
+
+        assert service.wait() == 0
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Return False when a SIGTERM would end the process, or it has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    handled = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return "State:\tZ" not in status and bool(handled >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.case("S11")
 def test_draining_ends_after_its_time_even_when_the_model_hangs(gate: Path) -> None:
     env = {"FAKE_GATE": str(gate), "EMBEDDING_DRAIN_SECONDS": "0"}
     with ServiceProcess(env, module=FAKE) as service:

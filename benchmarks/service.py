@@ -99,10 +99,12 @@ def measured(plan: Plan) -> Iterator[Cell]:
     for side in plan.sides:
         _prepare(side, plan)
     for number in range(plan.rounds):
-        for setting in plan.settings:
+        # Whoever comes first in one round comes last in the next, and so does each setting: what
+        # the machine gains or loses with time counts for all of them.
+        turn = -1 if number % 2 else 1
+        for setting in plan.settings[::turn]:
             texts = plan.model.texts(_texts_at(setting, plan))
-            # Whoever comes first in one round comes last in the next.
-            for side in plan.sides[:: -1 if number % 2 else 1]:
+            for side in plan.sides[::turn]:
                 cell = _cell(side, setting, texts, plan, number)
                 progress(f"round {number + 1} of {plan.rounds}  {_said(cell)}")
                 yield cell

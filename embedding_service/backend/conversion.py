@@ -95,14 +95,7 @@ def _text_model(order: Order, loaded: Loaded) -> TextModel:
     folder = order.folder
     return TextModel(
         loaded.description,
-        Weights(
-            model=folder.name,
-            revision=folder.revision,
-            sha256=folder.weights_sha256,
-            configuration_sha256=folder.configuration_sha256,
-            precision="fp32",
-            like_fp32=True,
-        ),
+        Weights.in_fp32(folder),
         tokenizer_json=loaded.tokenizer_json,
         # Long texts are compared as well, whether or not they will be taken.
         max_tokens=loaded.description.longest_tokens,

@@ -45,14 +45,7 @@ class SentenceTransformerBackend(TextModel):
         self._body = loaded.body
         super().__init__(
             loaded.description,
-            Weights(
-                model=folder.name,
-                revision=folder.revision,
-                sha256=folder.weights_sha256,
-                configuration_sha256=folder.configuration_sha256,
-                precision="fp32",
-                like_fp32=True,
-            ),
+            Weights.in_fp32(folder),
             tokenizer_json=loaded.tokenizer_json,
             max_tokens=max_tokens,
         )

@@ -18,6 +18,7 @@ from embedding_service.backend.base import (
     Work,
 )
 from embedding_service.backend.description import Description
+from embedding_service.backend.models import ModelFolder
 from embedding_service.backend.packing import Counts, packed, pass_size, table_width
 from embedding_service.errors import ModelRefused
 
@@ -33,6 +34,18 @@ class Weights:
     precision: Precision
     like_fp32: bool
     """Whether the vectors were seen to be those of fp32; they then live in the same space."""
+
+    @classmethod
+    def in_fp32(cls, folder: ModelFolder) -> "Weights":
+        """Return those of ``folder`` as they lie there."""
+        return cls(
+            model=folder.name,
+            revision=folder.revision,
+            sha256=folder.weights_sha256,
+            configuration_sha256=folder.configuration_sha256,
+            precision="fp32",
+            like_fp32=True,
+        )
 
 
 class TextModel:

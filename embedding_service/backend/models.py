@@ -62,7 +62,8 @@ class ModelFolder:
     @property
     def configuration_sha256(self) -> str:
         """Of what its modules are told beside their weights; another order of names is the same."""
-        names = ["config.json", *(f"{module}/config.json" for module in sorted(self.modules()))]
+        # The first module lies in the folder itself: its path is empty.
+        names = sorted({str(Path(module, "config.json")) for module in ("", *self.modules())})
         said = [
             {name: value for name, value in self.json(name).items() if name not in _SAYS_NOTHING}
             for name in names
